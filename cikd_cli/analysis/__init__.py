@@ -1,0 +1,1 @@
+"""What the numbers say about a network: scores, cost, attention distance, similarity, and their pictures."""

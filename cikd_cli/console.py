@@ -1,0 +1,216 @@
+"""Everything a person sees: the Reporter (rich, plain or silent), errors, and the JSON summary.
+
+Only this file writes to the terminal. Text may come from users (class names, paths), so nothing is read as markup and
+control characters never reach the terminal.
+"""
+
+import sys
+import time
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TextIO
+
+from cikd_cli.errors import CikdError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Mode = Literal["rich", "plain", "silent"]
+
+PLAIN_SECONDS = 5.0  # between two progress lines when the output is not a terminal
+_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
+
+
+def clean(text: str) -> str:
+    """`text` without terminal escapes: control and direction characters and lone surrogates become `?`."""
+    return "".join(
+        "?" if (unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t") or char in _BIDI else char
+        for char in text
+    )
+
+
+def duration(seconds: float) -> str:
+    """`3 h 06 min`, `4 min 20 s`, `12 s`; below ten seconds with one decimal."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table as lines: two spaces between columns; columns of numbers are aligned to the right."""
+    cells = [list(columns), *(list(row) for row in rows)]
+    widths = [max(_width(row[i]) for row in cells) for i in range(len(columns))]
+    right = [bool(rows) and all(not row[i] or row[i][0].isdigit() for row in rows) for i in range(len(columns))]
+    return ["  ".join(map(_pad, row, widths, right)).rstrip() for row in cells]
+
+
+class Bar:
+    """The handle a progress context gives: `update(done, text)` with `done` out of the total."""
+
+    def __init__(self, show: Callable[[int, str], None]) -> None:
+        self._show = show
+
+    def update(self, done: int, text: str = "") -> None:
+        """Say that `done` units are finished; `text` is shown beside the bar."""
+        self._show(done, clean(text))
+
+
+class Reporter:
+    """Lines, header fields, tables and progress for people; `attach_log` also appends them to a file."""
+
+    def __init__(self, mode: Mode = "plain", stream: TextIO | None = None) -> None:
+        self.mode = mode
+        self.stream = sys.stdout if stream is None else stream
+        self._log: Path | None = None
+        self._console: Console | None = None
+        if mode == "rich":
+            from rich.console import Console as RichConsole
+
+            self._console = RichConsole(file=self.stream, highlight=False, markup=False, emoji=False)
+
+    def attach_log(self, path: Path) -> None:
+        """From now on everything is also appended to `path`, without colour."""
+        self._log = Path(path)
+
+    def line(self, text: str = "") -> None:
+        """One line, or several separated by newlines."""
+        text = clean(text)
+        self._write_log(text)
+        if self.mode != "silent":
+            self._show(text)
+
+    def warn(self, text: str) -> None:
+        """`warning: text`, on standard error; shown with --quiet too."""
+        text = f"warning: {clean(text)}"
+        self._write_log(text)
+        if self._console is not None:
+            self._console.print(text, style="yellow", soft_wrap=True)
+        else:
+            _print(text, sys.stderr)
+
+    def fields(self, rows: Sequence[tuple[str, str]]) -> None:
+        """The header block: labels in a column, values beside them; further lines of a value are indented."""
+        width = max((_width(label) for label, _ in rows), default=0) + 2
+        for label, value in rows:
+            first, *rest = value.split("\n")
+            self.line(_pad(clean(label), width, False) + first)
+            for more in rest:
+                self.line(" " * width + more)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
+        """A table a person can paste: aligned columns under an optional title."""
+        if title:
+            self.line(title)
+        flat = [[clean(cell).replace("\n", " ") for cell in row] for row in rows]
+        for text in aligned([clean(column) for column in columns], flat):
+            self.line(text)
+
+    @contextmanager
+    def progress(self, total: int, unit: str = "img") -> Iterator[Bar]:
+        """A bar with percent and text on a terminal; elsewhere (and in the log) one line every five seconds."""
+        plain = _PlainProgress(total, unit, self._plain_progress_line)
+        if self._console is None:
+            yield Bar(plain.update)
+            plain.close()
+            return
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        columns = (BarColumn(24), TaskProgressColumn(markup=False), TextColumn("{task.description}", markup=False))
+        with Progress(*columns, console=self._console, transient=True) as bars:
+            task = bars.add_task("", total=total)
+
+            def show(done: int, text: str) -> None:
+                bars.update(task, completed=done, description=text)
+                plain.update(done, text)
+
+            yield Bar(show)
+        plain.close()
+
+    def _plain_progress_line(self, text: str) -> None:
+        self._write_log(text)
+        if self.mode == "plain":
+            self._show(text)
+
+    def _show(self, text: str) -> None:
+        if self._console is not None:
+            self._console.print(text, soft_wrap=True)
+        else:
+            _print(text, self.stream)
+
+    def _write_log(self, text: str) -> None:
+        if self._log is not None:
+            with self._log.open("a", encoding="utf-8", errors="replace") as log:
+                log.write(text + "\n")
+
+
+class _PlainProgress:
+    """Turns frequent updates into a line every PLAIN_SECONDS, and a last one if there was any before."""
+
+    def __init__(self, total: int, unit: str, write: Callable[[str], None]) -> None:
+        self._total, self._unit, self._write = total, unit, write
+        self._written = time.monotonic()
+        self._lines = 0
+        self._latest: str | None = None
+
+    def update(self, done: int, text: str) -> None:
+        percent = 100 * done // max(self._total, 1)
+        self._latest = f"{percent:3d}%  {done:,}/{self._total:,} {self._unit}  {text}".rstrip()
+        if time.monotonic() - self._written >= PLAIN_SECONDS:
+            self._flush()
+
+    def close(self) -> None:
+        if self._lines:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._latest is not None:
+            self._write(self._latest)
+            self._written, self._latest = time.monotonic(), None
+            self._lines += 1
+
+
+def reporter(*, quiet: bool, as_json: bool) -> Reporter:
+    """The Reporter of a command: silent with --quiet, plain on standard error with --json, else by the terminal."""
+    if quiet:
+        return Reporter("silent", sys.stderr)
+    if as_json:
+        return Reporter("plain", sys.stderr)
+    return Reporter("rich" if sys.stdout.isatty() else "plain", sys.stdout)
+
+
+def show_error(error: CikdError) -> None:
+    """`error: ...` and `hint: ...` on standard error."""
+    _print(f"error: {clean(error.message)}", sys.stderr)
+    if error.hint:
+        _print(f"hint: {clean(error.hint)}", sys.stderr)
+
+
+def show_output(text: str) -> None:
+    """What a script reads, on standard output: the one JSON object of --json, or the version."""
+    _print(text, sys.stdout)
+
+
+def _print(text: str, stream: TextIO) -> None:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+    stream.flush()
+
+
+def _width(text: str) -> int:
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
+    )
+
+
+def _pad(text: str, width: int, right: bool) -> str:
+    space = " " * (width - _width(text))
+    return space + text if right else text + space

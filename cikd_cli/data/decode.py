@@ -1,0 +1,127 @@
+"""Decoded images: a small set is decoded once and kept in memory, a large one is decoded as it is needed."""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cikd_cli.data.images import decode, open_image, pillow_silenced, probe, reduce
+from cikd_cli.data.splits import Labels, Split
+from cikd_cli.errors import CikdError
+
+MIB = 2**20
+
+_SAMPLE = 128  # images decoded to estimate how much memory the whole split takes
+_CHUNK = 256  # images handed to the threads at a time, so that a set too large is noticed early
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+class DecodedSplit:
+    """A split whose images come as RGB, from memory if all of them fit into limit_mb MiB.
+
+    decode_size: shorter side, in pixels, to which larger images are reduced; 0 keeps them whole.
+    Raises CikdError that names a file that cannot be decoded.
+    """
+
+    def __init__(self, split: Split, *, decode_size: int = 0, limit_mb: int = 4096) -> None:
+        self.split = split
+        self.decode_size = decode_size
+        self._arrays: NDArray[np.uint8] | list[NDArray[np.uint8]] | None = None
+        self._estimate = 0  # bytes of all images, decoded
+        if isinstance(split.items, np.ndarray) and (not decode_size or min(split.items.shape[1:3]) <= decode_size):
+            self._arrays = split.items
+            self._estimate = split.items.nbytes
+        else:
+            self._decode_all(limit_mb * MIB)
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    @property
+    def labels(self) -> Labels:
+        """(n,) int64; -1 where an image has no label."""
+        return self.split.labels
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether every image is kept decoded."""
+        return self._arrays is not None
+
+    def image(self, index: int) -> Image.Image:
+        """One image: RGB, 8 bit, upright, reduced to decode_size."""
+        if self._arrays is not None:
+            return Image.fromarray(self._arrays[index])
+        item = self.split.items[index]
+        if isinstance(item, Path):
+            return open_image(item, short_side=self.decode_size)
+        return reduce(self.split.image(index), self.decode_size)
+
+    def describe(self) -> str:
+        """How the images are held, for people."""
+        size = f"{self._estimate / MIB:,.0f} MiB" if self._estimate >= MIB else "less than 1 MiB"
+        if self.in_memory:
+            return f"{len(self):,} images kept in memory ({size})"
+        return f"{len(self):,} images decoded when needed (about {size} in memory)"
+
+    def _decode_all(self, limit: int) -> None:
+        """Fill the cache, or give up as soon as it is clear that it would not hold the split."""
+        sample = np.unique(np.linspace(0, len(self) - 1, min(_SAMPLE, len(self))).astype(int)).tolist()
+        sizes = [array.nbytes for array in _in_threads(self._array, sample)]
+        self._estimate = round(sum(sizes) / max(1, len(sizes)) * len(self))
+        if self._estimate > limit:
+            return
+        arrays: list[NDArray[np.uint8]] = []
+        total = 0
+        for start in range(0, len(self), _CHUNK):
+            arrays.extend(_in_threads(self._array, range(start, min(start + _CHUNK, len(self)))))
+            total += sum(array.nbytes for array in arrays[start:])
+            if total > limit:
+                self._estimate = max(total, self._estimate)
+                return
+        self._arrays, self._estimate = arrays, total
+
+    def _array(self, index: int) -> NDArray[np.uint8]:
+        item = self.split.items[index]
+        if isinstance(item, Path):
+            return np.asarray(decode(item, short_side=self.decode_size))
+        return np.asarray(reduce(self.split.image(index), self.decode_size))
+
+
+def check_readable(split: Split, skip: bool) -> Split:
+    """The split without its unreadable files; CikdError that names the first of them unless `skip`.
+
+    Looks at headers, checksums and ends of files, and decodes only what remains doubtful: a few per cent of the time
+    that decoding takes.
+    """
+    if isinstance(split.items, np.ndarray):
+        return split
+    faults = _in_threads(_fault, list(split.items))
+    bad = [fault for fault in faults if fault]
+    if not bad:
+        return split
+    if not skip:
+        more = f" So are {len(bad) - 1:,} more." if len(bad) > 1 else ""
+        raise CikdError(bad[0].message + more, hint="--skip-unreadable counts such images and goes on without them")
+    return split.take(np.array([index for index, fault in enumerate(faults) if not fault], dtype=np.int64))
+
+
+def _fault(item: Path | Image.Image) -> CikdError | None:
+    try:
+        if isinstance(item, Path):
+            probe(item)
+    except CikdError as error:
+        return error
+    return None
+
+
+def _in_threads(function: Callable[[_In], _Out], items: Iterable[_In]) -> list[_Out]:
+    """Map in order; Pillow decodes and resizes outside the interpreter lock."""
+    with pillow_silenced(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(function, items))

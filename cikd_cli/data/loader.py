@@ -1,0 +1,251 @@
+"""Batches: seeded order, this process's share of each global batch, and views made in worker processes."""
+
+import os
+import shutil
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cikd_cli.data.decode import DecodedSplit
+from cikd_cli.data.views import Pixels, ViewLaw, evaluation_view, philox, uniforms, views
+from cikd_cli.errors import CikdError
+
+SMALL_IMAGE = 64  # pixels; up to here making a view costs less than sending it between processes
+MOST_WORKERS = 8
+
+_PREFETCH = 2  # batches a worker prepares ahead
+_SHARED_MEMORY = "/dev/shm"  # batches travel through it
+
+Item = tuple[int, int]  # (epoch, index)
+Pair = tuple[Pixels, Pixels | None]  # the student's view, the teacher's
+_Make = Callable[[Image.Image, int, int], Pair]  # image, epoch, index
+
+
+@dataclass
+class Batch:
+    """images: (B, 3, H, W) bytes.  targets, index: (B,) int64.  teacher_images: as images, or none."""
+
+    images: Tensor
+    targets: Tensor
+    teacher_images: Tensor | None
+    index: Tensor
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch on a device, copied asynchronously where that is possible."""
+        teacher = self.teacher_images
+        return Batch(
+            self.images.to(device, non_blocking=True),
+            self.targets.to(device, non_blocking=True),
+            None if teacher is None else teacher.to(device, non_blocking=True),
+            self.index.to(device, non_blocking=True),
+        )
+
+    def split(self, parts: int) -> list["Batch"]:
+        """Up to `parts` micro-batches of nearly equal size, in order."""
+        teacher = self.teacher_images
+        images, targets, index = self.images.chunk(parts), self.targets.chunk(parts), self.index.chunk(parts)
+        teachers = teacher.chunk(parts) if teacher is not None else [None] * len(images)
+        return [Batch(*part) for part in zip(images, targets, teachers, index, strict=True)]
+
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory; the DataLoader calls this."""
+        teacher = self.teacher_images
+        return Batch(
+            self.images.pin_memory(),
+            self.targets.pin_memory(),
+            None if teacher is None else teacher.pin_memory(),
+            self.index.pin_memory(),
+        )
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """A permutation of 0..count-1, a function of (seed, epoch, count)."""
+    return np.argsort(philox(seed, epoch, stream=1).random(count), kind="stable").astype(np.int64)
+
+
+def auto_workers(decoded: DecodedSplit, image_size: int, *, batch_size: int, views: int = 1, size: int = 1) -> int:
+    """Worker processes for one of `size` processes: none for small images in memory, else one a core, at most 8.
+
+    As many as shared memory has room for: a container's default of 64 MiB holds few batches.
+    """
+    if decoded.in_memory and image_size <= SMALL_IMAGE:
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(MOST_WORKERS, max(1, cores // size))
+    if os.path.isdir(_SHARED_MEMORY):  # noqa: PTH112
+        batch = (_PREFETCH + 1) * views * (batch_size // size) * 3 * image_size**2
+        workers = min(workers, shutil.disk_usage(_SHARED_MEMORY).free // (size * max(1, batch)))
+    return workers
+
+
+class TrainLoader:
+    """Training batches of one process.
+
+    batch_size: global; this process gets the `rank`-th of `size` equal, contiguous slices of every batch.
+    A step's content depends on (seed, step) only: not on workers, on where iteration began, nor on `size`.
+    The last, short batch of an epoch is dropped (spec 1.8).
+    workers: processes that make views; none: `auto_workers`. They persist between calls of `batches`.
+    Raises CikdError when the batch is larger than the split or cannot be divided among the processes.
+    """
+
+    def __init__(
+        self,
+        decoded: DecodedSplit,
+        law: ViewLaw,
+        *,
+        batch_size: int,
+        seed: int,
+        two_views: bool,
+        rank: int = 0,
+        size: int = 1,
+        workers: int | None = None,
+    ) -> None:
+        count = len(decoded)
+        if batch_size > count:
+            raise CikdError(
+                f"The batch of {batch_size} is larger than the {count} training images.",
+                hint=f"--batch-size {max(1, count // size * size)}",
+            )
+        if batch_size % size:
+            raise CikdError(
+                f"A batch of {batch_size} cannot be divided among {size} processes.",
+                hint=f"--batch-size {max(size, batch_size // size * size)}",
+            )
+        if workers is None:
+            workers = auto_workers(decoded, law.image_size, batch_size=batch_size, views=1 + two_views, size=size)
+        self.steps_per_epoch = count // batch_size
+        self.workers = workers
+        self._steps = _Steps(seed, count, batch_size, rank, size)
+        self._loader = _data_loader(_Views(decoded, _TrainingView(law, seed, count, two_views)), self._steps, workers)
+
+    def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+        """Steps start_step..stop_step-1, counted over all epochs; one iteration at a time."""
+        self._steps.span = (start_step, stop_step)
+        yield from _iterate(self._loader)
+
+
+def eval_batches(
+    decoded: DecodedSplit, image_size: int, *, batch_size: int, rank: int = 0, size: int = 1, workers: int = 0
+) -> Iterator[Batch]:
+    """This process's contiguous share of a split, in order, without augmentation; the last batch may be short."""
+    first, last = len(decoded) * rank // size, len(decoded) * (rank + 1) // size
+    chunks = [
+        [(0, index) for index in range(start, min(start + batch_size, last))]
+        for start in range(first, last, batch_size)
+    ]
+    yield from _iterate(_data_loader(_Views(decoded, partial(_evaluation_view, image_size)), chunks, workers))
+
+
+class _Steps:
+    """Batch sampler: the (epoch, index) pairs of each step in `span`, this process's slice of them."""
+
+    def __init__(self, seed: int, count: int, batch_size: int, rank: int, size: int) -> None:
+        self.span = (0, 0)
+        self._seed, self._count, self._batch_size = seed, count, batch_size
+        share = batch_size // size
+        self._slice = slice(rank * share, (rank + 1) * share)
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        shown, order = -1, np.empty(0, dtype=np.int64)
+        for step in range(*self.span):
+            epoch, place = divmod(step, self._count // self._batch_size)
+            if epoch != shown:
+                shown, order = epoch, epoch_order(self._seed, epoch, self._count)
+            whole = order[place * self._batch_size : (place + 1) * self._batch_size]
+            yield [(epoch, index) for index in whole[self._slice].tolist()]
+
+
+class _Views(Dataset[Batch]):
+    """Whole batches of what `make` makes of an image; the DataLoader calls `__getitems__` with one step's items.
+
+    An unreadable file comes back as its error, which would lose its hint if it were raised in a worker.
+    """
+
+    def __init__(self, decoded: DecodedSplit, make: _Make) -> None:
+        self._decoded, self._make = decoded, make
+
+    def __getitems__(self, items: Sequence[Item]) -> Batch | CikdError:
+        try:
+            pairs = [self._make(self._decoded.image(index), epoch, index) for epoch, index in items]
+        except CikdError as error:
+            return error
+        teacher = [pair[1] for pair in pairs if pair[1] is not None]
+        index = np.array([index for _, index in items], dtype=np.int64)
+        return Batch(
+            _stacked([pair[0] for pair in pairs]),
+            torch.from_numpy(self._decoded.labels[index]),
+            _stacked(teacher) if teacher else None,
+            torch.from_numpy(index),
+        )
+
+
+class _TrainingView:
+    """The views of the law; the table of random numbers is made once an epoch in each worker."""
+
+    def __init__(self, law: ViewLaw, seed: int, count: int, two_views: bool) -> None:
+        self._law, self._seed, self._count, self._two_views = law, seed, count, two_views
+        self._epoch, self._table = -1, np.empty((0, 0))
+
+    def __call__(self, image: Image.Image, epoch: int, index: int) -> Pair:
+        if epoch != self._epoch:
+            self._epoch, self._table = epoch, uniforms(self._seed, epoch, self._count)
+        return views(image, self._table[index], self._law, two=self._two_views)
+
+
+def _evaluation_view(image_size: int, image: Image.Image, epoch: int, index: int) -> Pair:  # noqa: ARG001
+    return evaluation_view(image, image_size), None
+
+
+def _stacked(pixels: list[Pixels]) -> Tensor:
+    """(H, W, 3) arrays to (B, 3, H, W) bytes."""
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+
+
+def _data_loader(dataset: Dataset[Batch], steps: Any, workers: int) -> DataLoader[Batch]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "more workers than cores": the user's wish
+        return DataLoader(
+            dataset,
+            batch_sampler=steps,
+            collate_fn=_identity,
+            num_workers=workers,
+            worker_init_fn=_start_worker,
+            prefetch_factor=_PREFETCH if workers else None,
+            persistent_workers=workers > 0,
+            # fork shares the decoded images; macOS and Windows cannot
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else each iteration draws from the global one, and a resumed run differs
+        )
+
+
+def _iterate(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python 3.12 warns of fork beside threads; ours are idle
+        iterator = iter(loader)
+    for made in iterator:
+        if isinstance(made, CikdError):
+            raise made
+        yield made
+
+
+def _identity(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    """One thread each; Ctrl-C and SIGTERM reach the whole group, and are the parent's to answer."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

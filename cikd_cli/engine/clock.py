@@ -1,0 +1,60 @@
+"""Time of a run: seconds over all its sessions, images a second, the share spent waiting for data."""
+
+import time
+from collections.abc import Iterable, Iterator
+
+from cikd_cli.data.loader import Batch
+
+
+class Clock:
+    """Starts when made; `seconds_before` are those of earlier sessions, `images` those of one step on all processes."""
+
+    def __init__(self, seconds_before: float, *, images: int) -> None:
+        self._before, self._images = seconds_before, images
+        self._start = time.monotonic()
+        self._steps, self._waited = 0, 0.0
+
+    def waiting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Pass batches on, timing how long each one was waited for."""
+        iterator = iter(batches)
+        while True:
+            asked = time.monotonic()
+            batch = next(iterator, None)
+            if batch is None:
+                return
+            self._waited += time.monotonic() - asked
+            yield batch
+            self._steps += 1
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, earlier sessions included."""
+        return self._before + self._session
+
+    @property
+    def rate(self) -> float:
+        """Images a second in this session, over all processes."""
+        return self._images * self._steps / self._session
+
+    @property
+    def waited(self) -> float:
+        """Share of this session in which the loop waited for data."""
+        return self._waited / self._session
+
+    @property
+    def _session(self) -> float:
+        return max(time.monotonic() - self._start, 1e-9)
+
+
+class Every:
+    """Says once in every so many seconds that it is time."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._last = seconds, time.monotonic()
+
+    def due(self) -> bool:
+        """Whether the time has passed since this last said so."""
+        if time.monotonic() - self._last < self._seconds:
+            return False
+        self._last = time.monotonic()
+        return True

@@ -1,0 +1,43 @@
+"""Predictions over a split, and the two scores that training logs."""
+
+from collections.abc import Iterable
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from cikd_cli.data.loader import Batch
+from cikd_cli.data.views import normalise
+from cikd_cli.engine.precision import autocast
+
+Triple = tuple[float, float, float]
+
+
+@torch.no_grad()
+def predict(
+    model: VisionTransformer,
+    batches: Iterable[Batch],
+    *,
+    mean: Triple,
+    std: Triple,
+    device: torch.device,
+    precision: str = "fp32",
+) -> tuple[Tensor, Tensor]:
+    """float32 logits (n, C) and targets (n,) on the CPU; the model is in eval mode meanwhile."""
+    was_training = model.training
+    model.eval()
+    logits, targets = [], []
+    for batch in batches:
+        batch = batch.to(device)
+        with autocast(precision, device):
+            output = model(normalise(batch.images, mean, std))
+        logits.append(output.float().cpu())
+        targets.append(batch.targets.cpu())
+    model.train(was_training)
+    return torch.cat(logits), torch.cat(targets)
+
+
+def topk_accuracy(logits: Tensor, targets: Tensor, k: int = 1) -> float:
+    """Percent of images whose target is among the k highest logits; k is capped at the number of classes."""
+    hits = logits.topk(min(k, logits.shape[1]), dim=1).indices == targets[:, None]
+    return 100.0 * hits.any(dim=1).double().mean().item()

@@ -1,0 +1,66 @@
+"""AdamW with layer-wise decay, and the learning-rate schedule (spec 1.8)."""
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+ALI_NO_DECAY: tuple[str, ...] = ()  # the released stage 1 looks at dimensions only, so the class token is decayed
+LABEL_NO_DECAY = ("cls_token", "pos_embed", "reg_token", "dist_token")
+
+
+def learning_rate(epoch: float, *, epochs: float, warmup: float, peak: float, floor: float = 0.0) -> float:
+    """Linear warm-up from 0, then a half cosine to `floor`, at the fractional epoch (spec 1.8)."""
+    if epoch < warmup:
+        return peak * epoch / warmup
+    if epochs <= warmup:
+        return peak
+    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
+
+
+def parameter_groups(
+    model: nn.Module, *, depth: int, weight_decay: float, layer_decay: float, no_decay: Iterable[str]
+) -> list[dict[str, Any]]:
+    """AdamW groups of the trainable parameters, each with `lr_scale` = layer_decay^(depth + 1 - level).
+
+    Level 0: patch embedding, class token, positions; level b: block b; level depth + 1: final norm and head.
+    Tensors of one dimension and those named in `no_decay` are not decayed.
+    """
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        level = _level(name, depth)
+        decayed = parameter.ndim >= 2 and not name.endswith(tuple(no_decay) or ("\0",))
+        group = groups.setdefault(
+            (level, decayed),
+            {
+                "params": [],
+                "weight_decay": weight_decay if decayed else 0.0,
+                "lr_scale": layer_decay ** (depth + 1 - level),
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def create_optimizer(groups: list[dict[str, Any]], *, betas: tuple[float, float]) -> torch.optim.AdamW:
+    """AdamW, eps 1e-8, fused; its learning rate is set before every step."""
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=1e-8, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Each group gets rate x its lr_scale; the floor of the schedule is scaled with it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+
+
+def _level(name: str, depth: int) -> int:
+    block = re.search(r"(?:^|\.)blocks\.(\d+)\.", name)
+    if block:
+        return int(block[1]) + 1
+    below = ("patch_embed", "cls_token", "pos_embed", "reg_token", "dist_token", "norm_pre")
+    return 0 if any(part in name for part in below) else depth + 1

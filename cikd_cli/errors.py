@@ -1,0 +1,20 @@
+"""The one error of the program: a sentence, and the command that mends it."""
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+class CikdError(Exception):
+    """Something the user can act on.
+
+    message: what happened, with the value, as one sentence.
+    hint: the command or flag that fixes it.
+    exit_code: 2 for bad input (default), 1 for a fault while running, 130 for an interrupted and saved run.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, exit_code: int = EXIT_BAD_INPUT) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.exit_code = exit_code

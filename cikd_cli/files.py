@@ -1,0 +1,85 @@
+"""Files that appear whole or not at all, their hashes, and JSON that every reader accepts."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cikd_cli.errors import EXIT_FAILED, CikdError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` to a temporary name beside `path`, sync it, and rename it over `path`.
+
+    Raises:
+        CikdError: the disk is full or the folder cannot be written; `path` is as it was before.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise disk_error(error, path) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def disk_error(error: OSError, path: Path) -> CikdError:
+    """The sentence for an operating-system error met while writing `path`."""
+    if error.errno in _FULL:
+        hint = "free some space; a run that was stopped goes on with --resume RUN"
+        return CikdError(f"no space left for {path}", hint=hint, exit_code=EXIT_FAILED)
+    reason = error.strerror or str(error)
+    if error.errno in _CLOSED:
+        return CikdError(
+            f"cannot write {path}: {reason.lower()}", hint="--runs-dir DIR chooses another folder for runs"
+        )
+    return CikdError(f"cannot write {path}: {reason.lower()}", exit_code=EXIT_FAILED)
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, as hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def to_json(value: object, *, indent: int | None = None) -> str:
+    """JSON text: paths become strings, tensors and arrays lists, and numbers JSON cannot hold (NaN, inf) null."""
+    return json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # a tensor or an array, without importing either
+        return _plain(value.tolist())
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} does not fit into JSON")

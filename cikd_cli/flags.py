@@ -1,0 +1,152 @@
+"""Turns the fields of a stage config and of RunOptions into the options of a Typer command."""
+
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from cikd_cli.chain import CURRICULUM_FLAGS
+from cikd_cli.config import ANALYSIS, DATA, HARDWARE, MODELS, OPTIMISATION, RUN, CurriculumConfig
+from cikd_cli.knobs import choices, kinds, parse
+from cikd_cli.options import Request, RunOptions, extra, flag_name
+from cikd_cli.recipes import SECTIONS
+from cikd_cli.stages import Stage
+
+PANELS = (DATA, MODELS, OPTIMISATION, ANALYSIS, HARDWARE, RUN)
+RUNS_DIR_VARIABLE = "CIKD_RUNS_DIR"
+
+_METAVARS = {
+    "data": "NAME|DIR",
+    "data_root": "DIR",
+    "runs_dir": "DIR",
+    "config": "FILE",
+    "set": "KEY=VALUE",
+    "lob": "INT|auto",
+    "pairs": "T:S,...",
+    "from_run": "RUN",
+    "resume": "RUN",
+    "gpus": "N|all|0,2|cpu",
+}
+_WORDS = {int: "INT", float: "FLOAT", str: "TEXT"}
+
+
+def knobs_of(stage: Stage) -> dict[str, tuple[type[BaseModel], FieldInfo]]:
+    """The fields of a stage that have a flag, with the model that declares them; `cikd run` has its stages' fields."""
+    found: dict[str, tuple[type[BaseModel], FieldInfo]] = {}
+    if stage.config is CurriculumConfig:
+        for name in CURRICULUM_FLAGS:
+            owner = next(config for config in SECTIONS.values() if name in config.model_fields)
+            found[name] = (owner, owner.model_fields[name])
+    found |= {name: (stage.config, info) for name, info in stage.config.model_fields.items()}
+    return {name: (owner, info) for name, (owner, info) in found.items() if extra(info, "panel")}
+
+
+def command_function(
+    stage: Stage,
+    act: Callable[[Request, list[str]], None],
+    *,
+    guard: Callable[[], AbstractContextManager[None]],
+) -> Callable[..., None]:
+    """A function for Typer whose parameters are the stage's flags.
+
+    It calls `act` with the request and the stray words; `guard` is entered around parsing and acting.
+    """
+    knobs = knobs_of(stage)
+    options: dict[str, tuple[type[BaseModel], FieldInfo]] = {
+        name: (RunOptions, RunOptions.model_fields[name]) for name in stage.options
+    }
+
+    def command(**given: Any) -> None:
+        context: typer.Context = given.pop("context")
+        runs = given.pop("runs", None) or ()
+        typed = {name: value for name, value in given.items() if value not in (None, [], ())}
+        runs = (runs,) if isinstance(runs, str) else tuple(runs)
+        with guard():
+            act(_request(stage, knobs, typed, runs), list(context.args))
+
+    annotations: dict[str, Any] = {"context": typer.Context}
+    if stage.arguments == "run":
+        annotations["runs"] = Annotated[str | None, typer.Argument(metavar="RUN", help="Run directory.")]
+    elif stage.arguments == "runs":
+        help_text = "Run directories, or timm model names." if stage.command == "mad" else "Run directories."
+        annotations["runs"] = Annotated[list[str] | None, typer.Argument(metavar="RUN...", help=help_text)]
+    for name, (owner, info) in sorted((options | knobs).items(), key=lambda item: _panel_order(item[1][1])):
+        annotations[name] = _annotation(name, owner, info)
+    command.__annotations__ = annotations
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [_parameter(name, annotation) for name, annotation in annotations.items()]
+    )
+    return command
+
+
+def _request(
+    stage: Stage,
+    knobs: Mapping[str, tuple[type[BaseModel], FieldInfo]],
+    typed: Mapping[str, Any],
+    runs: tuple[str, ...],
+) -> Request:
+    flags: dict[str, Any] = {}
+    for config_class in dict.fromkeys(owner for owner, _ in knobs.values()):
+        own = {name: typed[name] for name, (owner, _) in knobs.items() if owner is config_class and name in typed}
+        flags |= parse(config_class, own, command=stage.command)
+    options = {name: value for name, value in typed.items() if name not in knobs}
+    parsed = RunOptions(**parse(RunOptions, options, command=stage.command))
+    return Request(stage.command, flags, parsed, tuple(sys.argv), runs)
+
+
+def _parameter(name: str, annotation: Any) -> inspect.Parameter:
+    default = inspect.Parameter.empty if name == "context" else None
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _annotation(name: str, owner: type[BaseModel], info: FieldInfo) -> Any:
+    """The parameter type Typer reads; None means "not given", so the real default goes into the help text."""
+    flag = flag_name(name, info)
+    settings: dict[str, Any] = {
+        "help": _help(info),
+        "show_default": False,
+        "rich_help_panel": extra(info, "panel"),
+    }
+    if kinds(owner, name) == (bool,):
+        plain_switch = owner is RunOptions or name == "baseline"
+        declaration = flag if plain_switch else f"{flag}/--no-{flag.removeprefix('--')}"
+        return Annotated[bool | None, typer.Option(declaration, **settings)]
+    settings["metavar"] = _metavar(name, owner)
+    words = choices(owner, name)
+    if words:
+        settings["autocompletion"] = lambda incomplete: [word for word in words if word.startswith(incomplete)]
+    if name == "runs_dir":
+        settings["envvar"] = RUNS_DIR_VARIABLE
+    kind = list[str] | None if name == "set" else str | None
+    return Annotated[kind, typer.Option(flag, **settings)]
+
+
+def _metavar(name: str, owner: type[BaseModel]) -> str:
+    if name in _METAVARS:
+        return _METAVARS[name]
+    words = choices(owner, name)
+    return "|".join(words) if words else _WORDS.get(kinds(owner, name)[0], "TEXT")
+
+
+def _help(info: FieldInfo) -> str:
+    text = (info.description or "").replace("[", "\\[")
+    default = info.default
+    if default is None or default is False or default == ():
+        return text  # the text says what none means; a switch that is off needs no saying
+    if default is True:
+        return text + " [dim]\\[default: on][/dim]"
+    return (
+        f"{text} [dim]\\[default: {default:g}][/dim]"
+        if isinstance(default, float)
+        else (f"{text} [dim]\\[default: {default}][/dim]")
+    )
+
+
+def _panel_order(info: FieldInfo) -> int:
+    return PANELS.index(typing.cast(str, extra(info, "panel")))

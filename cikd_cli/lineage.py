@@ -1,0 +1,83 @@
+"""The tree of runs: teachers, the runs that learned from them, and so on, with stage, status and score."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cikd_cli.console import duration
+from cikd_cli.runs import RunDir
+
+COLUMNS = ("run", "stage", "data", "status", "epochs", "top-1", "time")
+
+
+def tree(runs: Sequence[RunDir]) -> list[tuple[int, RunDir]]:
+    """(depth, run) in printing order; a run stands under the parent with the longest lineage (an lm under its ali)."""
+    by_path = {run.path.resolve(): run for run in runs}
+    children: dict[Path | None, list[RunDir]] = {}
+    for run in runs:
+        parents = [path for path in _parents(run) if path in by_path]
+        nearest = max(parents, key=lambda path: _generations(by_path[path], by_path), default=None)
+        children.setdefault(nearest, []).append(run)
+
+    def walk(parent: Path | None, depth: int) -> Iterator[tuple[int, RunDir]]:
+        for run in children.get(parent, []):
+            yield depth, run
+            yield from walk(run.path.resolve(), depth + 1)
+
+    return list(walk(None, 0))
+
+
+def rows(runs: Sequence[RunDir]) -> list[list[str]]:
+    """The tree as table cells under COLUMNS."""
+    return [
+        [
+            ("   " * (depth - 1) + "└─ " if depth else "") + str(run.path),
+            run.stage,
+            str((run.record.get("data") or {}).get("name", "")),
+            run.status,
+            _epochs(run),
+            _score(run),
+            duration(run.record["seconds"]) if run.record.get("seconds") else "",
+        ]
+        for depth, run in tree(runs)
+    ]
+
+
+def summary(runs: Sequence[RunDir]) -> list[dict[str, Any]]:
+    """The tree for --json: one object a run."""
+    return [
+        {
+            "run": str(run.path),
+            "depth": depth,
+            "stage": run.stage,
+            "status": run.status,
+            "data": (run.record.get("data") or {}).get("name"),
+            "progress": run.record.get("progress"),
+            "seconds": run.record.get("seconds"),
+            "parents": [str(run.resolve_parent(entry)) for entry in run.record.get("parents", [])],
+            "result": run.record.get("result"),
+        }
+        for depth, run in tree(runs)
+    ]
+
+
+def _parents(run: RunDir) -> list[Path]:
+    return [run.resolve_parent(entry).resolve() for entry in run.record.get("parents", [])]
+
+
+def _generations(run: RunDir, by_path: dict[Path, RunDir], seen: frozenset[Path] = frozenset()) -> int:
+    here = run.path.resolve()
+    if here in seen:
+        return 0  # a circle, from hand-edited records
+    older = [by_path[path] for path in _parents(run) if path in by_path]
+    return 1 + max((_generations(parent, by_path, seen | {here}) for parent in older), default=0)
+
+
+def _epochs(run: RunDir) -> str:
+    progress = run.record.get("progress") or {}
+    return f"{progress.get('epoch', 0)}/{progress['epochs']}" if progress.get("epochs") else ""
+
+
+def _score(run: RunDir) -> str:
+    top1 = (run.record.get("result") or {}).get("top1")
+    return f"{top1:.1f}" if isinstance(top1, int | float) else ""

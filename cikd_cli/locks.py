@@ -1,0 +1,87 @@
+"""One process at a time in a run: a lock file that says who holds it, freed by the system if that process dies."""
+
+import errno
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cikd_cli.errors import CikdError
+from cikd_cli.files import disk_error
+
+_TRIES = 4  # `is_held` holds the lock for an instant itself
+_PAUSE = 0.05  # seconds
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold the lock of `folder`; removed afterwards.
+
+    Raises:
+        CikdError: another process holds it; the message names it.
+    """
+    path = folder / ".lock"
+    handle = _acquire(path)
+    try:
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        fcntl.flock(handle, fcntl.LOCK_UN)  # forked workers hold copies of the handle: closing would not be enough
+        os.close(handle)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a living process holds the lock of `folder`."""
+    try:
+        handle = os.open(folder / ".lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return not _try(handle, fcntl.LOCK_SH)
+    finally:
+        os.close(handle)
+
+
+def holder(folder: Path) -> str:
+    """Who holds the lock: `process 123 on host`."""
+    try:
+        return (folder / ".lock").read_text(encoding="utf-8") or "another process"
+    except OSError:
+        return "another process"
+
+
+def _acquire(path: Path) -> int:
+    for _ in range(_TRIES):
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise disk_error(error, path) from error
+        # The file may have been removed between open and lock: then what we hold is nobody's lock any more.
+        if _try(handle, fcntl.LOCK_EX) and _is_still(path, handle):
+            return handle
+        os.close(handle)
+        time.sleep(_PAUSE)
+    raise CikdError(
+        f"{path.parent} is in use by {holder(path.parent)}", hint="wait for it, or stop it with Ctrl-C in its terminal"
+    )
+
+
+def _try(handle: int, kind: int) -> bool:
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        # A file system without locks (some network mounts) must not keep anybody from working.
+        return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+    return True
+
+
+def _is_still(path: Path, handle: int) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(handle).st_ino
+    except FileNotFoundError:
+        return False

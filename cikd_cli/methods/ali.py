@@ -1,0 +1,88 @@
+"""Stage 1, Attention Locality Imitation (eq. 2-6): copy the teacher's QK and VV relations, without labels."""
+
+from collections.abc import Sequence
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from cikd_cli.data.loader import Batch
+from cikd_cli.data.views import normalise
+from cikd_cli.errors import CikdError
+from cikd_cli.kernels.relation_kl import relation_kl
+from cikd_cli.models.taps import QKV, tap_qkv
+from cikd_cli.models.teacher import FrozenTeacher
+
+__all__ = ["Ali", "ali_loss", "relation_kl"]
+
+
+class Ali(nn.Module):
+    """The student sees the jittered view, the teacher the clean one; pairs are (teacher block, student block)."""
+
+    def __init__(
+        self,
+        student: VisionTransformer,
+        teacher: FrozenTeacher,
+        *,
+        pairs: Sequence[tuple[int, int]],
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        qk: bool = True,
+        vv: bool = True,
+    ) -> None:
+        super().__init__()
+        if not (qk or vv):
+            raise CikdError("ALI needs at least one kind of relation.", hint="drop --no-qk or --no-vv")
+        self.student = student
+        self.teacher = teacher
+        self.pairs = tuple(pairs)
+        self.mean, self.std = mean, std
+        self.relations = [name for name, wanted in (("qk", qk), ("vv", vv)) if wanted]
+        freeze_untapped(student, max(block for _, block in self.pairs))
+
+    def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:  # noqa: ARG002 - the protocol's signature
+        """{"qk", "vv"}: scalars, each summed over the pairs. Never reads batch.targets."""
+        clean = batch.images if batch.teacher_images is None else batch.teacher_images
+        teacher = self.teacher.taps(normalise(clean, self.mean, self.std), [t for t, _ in self.pairs])
+        images = normalise(batch.images, self.mean, self.std)
+        student = tap_qkv(self.student, images, [s for _, s in self.pairs])
+        return ali_loss([(teacher[t], student[s]) for t, s in self.pairs], relations=self.relations)
+
+
+def ali_loss(pairs: Sequence[tuple[QKV, QKV]], *, relations: Sequence[str] = ("qk", "vv")) -> dict[str, Tensor]:
+    """Eq. 6 from (teacher, student) pairs of QKV: {"qk": scalar, "vv": scalar}, all weights 1."""
+    terms: dict[str, Tensor] = {}
+    for teacher, student in pairs:
+        for name in relations:
+            chosen = [(x.q, x.k) if name == "qk" else (x.v, x.v) for x in (teacher, student)]
+            term = relation_kl(chosen[0], chosen[1])
+            terms[name] = terms[name] + term if name in terms else term
+    return terms
+
+
+def learning_objective_block(lob: int | str, *, images: int, depth: int) -> int:
+    """The teacher block to copy: `lob` itself, or for "auto" a heuristic after Fig. 4, less data, shallower.
+
+    Of 12 blocks: 10 from 20,000 training images, 9 from 5,000, 8 from 2,000, else 7; other depths in proportion.
+    """
+    if lob == "auto":
+        of_twelve = next(block for block, least in ((10, 20_000), (9, 5_000), (8, 2_000), (7, 0)) if images >= least)
+        return max(1, round(of_twelve * depth / 12))
+    if not 1 <= int(lob) <= depth:
+        raise CikdError(
+            f"The learning objective block {lob} is outside 1..{depth}, the teacher's blocks.",
+            hint=f"--lob {min(max(int(lob), 1), depth)}",
+        )
+    return int(lob)
+
+
+def freeze_untapped(student: VisionTransformer, last: int) -> None:
+    """Mark what gets no gradient in ALI: everything behind the qkv projection of block `last` (spec 1.2)."""
+    for number, block in enumerate(student.blocks, start=1):
+        if number < last:
+            continue
+        block.requires_grad_(False)
+        if number == last:
+            block.norm1.requires_grad_(True)
+            block.attn.qkv.requires_grad_(True)
+    student.norm.requires_grad_(False)
+    student.head.requires_grad_(False)

@@ -1,0 +1,103 @@
+"""Stage 2, Logit Mimicking (eq. 7-14): labels, and decoupled distillation of the teacher's logits."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from cikd_cli.data.loader import Batch
+from cikd_cli.data.views import normalise
+from cikd_cli.methods.supervised import cross_entropy
+from cikd_cli.models.teacher import FrozenTeacher
+
+
+class LogitMimicking(nn.Module):
+    """Teacher and student see the same augmented image; the distillation rises over `kd_warmup_epochs`."""
+
+    def __init__(
+        self,
+        student: VisionTransformer,
+        teacher: FrozenTeacher,
+        *,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        alpha: float = 4.0,
+        w_tckd: float = 1.0,
+        temperature: float = 1.0,
+        nckd_weighting: str = "unweighted",
+        kd_t2: bool = True,
+        kd_warmup_epochs: int = 5,
+        smoothing: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.teacher = teacher
+        self.mean, self.std = mean, std
+        self.w_tckd = w_tckd
+        self.kd_warmup_epochs = kd_warmup_epochs
+        self.smoothing = smoothing
+        self.distillation: dict[str, Any] = {
+            "alpha": alpha,
+            "temperature": temperature,
+            "nckd_weighting": nckd_weighting,
+            "t_squared": kd_t2,
+        }
+
+    def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        """{"ce", "tckd", "nckd"}: scalars; their sum is the objective of spec 1.7."""
+        images = normalise(batch.images, self.mean, self.std)
+        student = self.student(images)
+        terms = {"ce": cross_entropy(student, batch.targets, smoothing=self.smoothing)}
+        weight = warmup_weight(epoch, self.kd_warmup_epochs)
+        if weight == 0:  # the first epoch distils nothing, so it need not pay for the teacher
+            return terms | {"tckd": terms["ce"].detach() * 0, "nckd": terms["ce"].detach() * 0}
+        distilled = decoupled_kd(student, self.teacher.logits(images), batch.targets, **self.distillation)
+        return terms | {
+            "tckd": weight * self.w_tckd * distilled["tckd"],
+            "nckd": weight * distilled["nckd"],
+        }
+
+
+def warmup_weight(epoch: int, warmup_epochs: int) -> float:
+    """g(epoch) = min(epoch / warmup, 1) for an integer epoch from 0 (spec 1.7; released code, after DKD)."""
+    return min(epoch / warmup_epochs, 1.0) if warmup_epochs else 1.0
+
+
+def decoupled_kd(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    targets: Tensor,
+    *,
+    alpha: float = 4.0,
+    temperature: float = 1.0,
+    nckd_weighting: str = "unweighted",
+    t_squared: bool = True,
+) -> dict[str, Tensor]:
+    """Eq. 11-14, decoupled distillation: {"tckd": scalar, "nckd": alpha x scalar}; their sum is L_LM.
+
+    student_logits, teacher_logits: (B, C); targets: (B,). nckd_weighting "teacher" multiplies NCKD by the teacher's
+    non-target mass (eq. 12 as printed), "unweighted" is DKD's and the released form. float32 inside, by log-sum-exp
+    differences; the target is excluded exactly. Two classes make NCKD zero.
+    """
+    log_s, log_not_s, others_s = _decouple(student_logits, targets, temperature)
+    log_t, log_not_t, others_t = _decouple(teacher_logits.detach(), targets, temperature)
+    tckd = log_t.exp() * (log_t - log_s) + log_not_t.exp() * (log_not_t - log_not_s)
+    nckd = (others_t.exp() * (others_t - others_s)).sum(dim=1)
+    if nckd_weighting == "teacher":
+        nckd = nckd * log_not_t.exp()
+    factor = temperature**2 if t_squared else 1.0
+    return {"tckd": factor * tckd.mean(), "nckd": factor * alpha * nckd.mean()}
+
+
+def _decouple(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """log p of the target (B,), of all the rest (B,), and among the rest (B, C - 1)."""
+    z = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32) / temperature
+    classes = z.shape[1]
+    is_target = torch.arange(classes, device=z.device) == targets[:, None]
+    target = z[is_target]
+    others = z[~is_target].view(len(z), classes - 1)
+    rest = others.logsumexp(dim=1)
+    # log p = z_y - logsumexp(z) loses its digits for a confident network; log-sigmoid of the margin keeps them
+    return F.logsigmoid(target - rest), F.logsigmoid(rest - target), others - rest[:, None]

@@ -1,0 +1,37 @@
+"""The frozen teacher: always in eval mode, without gradient, in half precision where the run is, in no checkpoint."""
+
+from collections.abc import Sequence
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from cikd_cli.models.taps import QKV, drop_extra_prefix, tap_qkv
+
+
+class FrozenTeacher:
+    """Not an nn.Module on purpose: a method that holds one neither trains, moves, wraps nor saves it."""
+
+    def __init__(self, vit: VisionTransformer, *, device: torch.device, dtype: torch.dtype) -> None:
+        self.vit = vit.eval().requires_grad_(False).to(device=device, dtype=dtype)
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def taps(self, images: Tensor, blocks: Sequence[int]) -> dict[int, QKV]:
+        """q, k, v of `blocks` with one prefix token, (B, heads, 1 + patches, head_dim); images: (B, 3, H, W)."""
+        self._assert_frozen()
+        with torch.autocast(images.device.type, enabled=False):
+            taps = tap_qkv(self.vit, images.to(self.dtype), blocks)
+        return {block: drop_extra_prefix(qkv, self.vit.num_prefix_tokens) for block, qkv in taps.items()}
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """Class logits in float32, (B, C)."""
+        self._assert_frozen()
+        with torch.autocast(images.device.type, enabled=False):
+            logits: Tensor = self.vit(images.to(self.dtype))
+        return logits.float()
+
+    def _assert_frozen(self) -> None:
+        if self.vit.training:
+            raise AssertionError("the teacher has left eval mode")

@@ -1,0 +1,243 @@
+"""The student (spec 1.1) and the teacher, both as timm's own VisionTransformer."""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import timm
+import torch
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from cikd_cli.errors import CikdError
+
+
+@dataclass(frozen=True)
+class Size:
+    """Width, depth and the heads of the middle blocks of a student."""
+
+    width: int
+    depth: int
+    heads: int
+
+
+STUDENTS = {  # spec 1.1; vit_pico is ours, for sets of about a thousand images
+    "vit_tiny": Size(192, 12, 6),
+    "vit_small": Size(384, 12, 6),
+    "vit_pico": Size(96, 12, 6),
+}
+
+
+class StochasticDepth(nn.Module):
+    """Drop a residual branch per sample with probability `p`, and scale the kept ones by 1 / (1 - p).
+
+    The mask of the whole global batch is drawn on every process and each takes its own rows, so that with equal seeds
+    the result does not depend on the number of processes.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.rank, self.size = 0, 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, tokens, width)."""
+        if not self.training:
+            return x
+        rows = x.shape[0]
+        draws = torch.rand(rows * self.size, device=x.device)[self.rank * rows : (self.rank + 1) * rows]
+        keep = (draws >= self.p).to(x.dtype) / (1 - self.p)
+        return x * keep.view(-1, *([1] * (x.dim() - 1)))
+
+
+def create_student(
+    name: str = "vit_tiny",
+    *,
+    num_classes: int,
+    image_size: int = 224,
+    patch_size: int = 16,
+    end_heads: int = 12,
+    width: int | None = None,
+    depth: int | None = None,
+    heads: int | None = None,
+    drop_path: float = 0.1,
+) -> VisionTransformer:
+    """A student with `end_heads` heads (the teacher's) in its first and last block, initialised as in spec 1.1.
+
+    name: a key of STUDENTS, or "custom" with `width`, `depth` and `heads` (of the middle blocks).
+    num_classes: 0 for no classifier.
+    Raises CikdError for an unknown name, heads that do not divide the width, or a patch that does not tile the image.
+    """
+    size = _student_size(name, width, depth, heads)
+    head_counts = [size.heads] * size.depth
+    head_counts[0] = head_counts[-1] = end_heads
+    check_heads(size.width, head_counts)
+    check_patch(image_size, patch_size)
+    student = VisionTransformer(
+        img_size=image_size,
+        patch_size=patch_size,
+        num_classes=num_classes,
+        embed_dim=size.width,
+        depth=size.depth,
+        num_heads=1,
+        norm_layer=_layer_norm,
+        weight_init="skip",
+    )
+    set_heads(student, head_counts)
+    _initialise(student)
+    if drop_path > 0:
+        for block in list(student.blocks)[1:-1]:  # constant, and none on the first and last block
+            block.drop_path1, block.drop_path2 = StochasticDepth(drop_path), StochasticDepth(drop_path)
+    return student
+
+
+def create_teacher(
+    name: str, *, num_classes: int, image_size: int = 224, pretrained: bool = False
+) -> VisionTransformer:
+    """A timm VisionTransformer by name with a fresh classifier; `pretrained` takes timm's hub weights (or its cache).
+
+    Position embeddings are resampled when `image_size` is not the pretraining size. Raises CikdError for an unknown
+    name, an architecture without the taps that ALI needs, or weights that cannot be fetched.
+    """
+    base = name.split(".")[0]
+    if not timm.is_model(base):
+        raise CikdError(
+            f"timm has no model named {name}.", hint=f"for example  --teacher {_nearest(base, timm.list_models())}"
+        )
+    try:
+        model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, img_size=image_size)
+    except (OSError, RuntimeError, ValueError, TypeError, AssertionError) as error:
+        if pretrained:
+            raise CikdError(
+                f"The weights of {name} are neither in timm's cache nor reachable ({_first_line(error)}).",
+                hint="--teacher FILE.safetensors takes local weights; --teacher scratch trains a small teacher.",
+            ) from error
+        raise CikdError(f"timm cannot build {name} at {image_size} px: {_first_line(error)}.") from error
+    check_tappable(model, name)
+    return model
+
+
+def create_scratch_teacher(
+    *, num_classes: int, image_size: int, patch_size: int, width: int, depth: int, heads: int
+) -> VisionTransformer:
+    """A small teacher without pretrained weights: a plain ViT with timm's initialisation."""
+    check_heads(width, [heads])
+    check_patch(image_size, patch_size)
+    return VisionTransformer(
+        img_size=image_size,
+        patch_size=patch_size,
+        num_classes=num_classes,
+        embed_dim=width,
+        depth=depth,
+        num_heads=heads,
+    )
+
+
+def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
+    """Fixed 2-D sin-cos table, (1 + rows * cols, width) float32, class row zero (spec 1.1).
+
+    The first half of the channels encodes the column, the second the row; within each half sines come before cosines.
+    """
+    rows, cols = grid
+    quarter = width // 4
+    frequency = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+    row, col = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
+    angles = [axis.reshape(-1, 1).double() * frequency for axis in (col, row)]
+    table = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
+    return torch.cat([torch.zeros(1, 4 * quarter, dtype=torch.float64), table]).float()
+
+
+def head_counts(vit: VisionTransformer) -> tuple[int, ...]:
+    """Heads of every block, first to last."""
+    return tuple(int(block.attn.num_heads) for block in vit.blocks)
+
+
+def set_heads(vit: VisionTransformer, counts: list[int]) -> None:
+    """Give each block its number of heads: number, width and scale, which timm keeps apart (spec 7.6)."""
+    for block, heads in zip(vit.blocks, counts, strict=True):
+        head_dim = vit.embed_dim // heads
+        block.attn.num_heads, block.attn.head_dim, block.attn.scale = heads, head_dim, head_dim**-0.5
+
+
+def set_share(model: nn.Module, *, rank: int, size: int) -> None:
+    """Tell every StochasticDepth which part of the global batch this process holds."""
+    for module in model.modules():
+        if isinstance(module, StochasticDepth):
+            module.rank, module.size = rank, size
+
+
+def check_heads(width: int, counts: list[int]) -> None:
+    """Refuse head counts that do not divide the width."""
+    for heads in counts:
+        if width % heads:
+            raise CikdError(
+                f"{heads} heads do not divide a width of {width}.",
+                hint=f"--set student_width={(width // heads + 1) * heads}, or another multiple of {heads}",
+            )
+
+
+def check_patch(image_size: int, patch_size: int) -> None:
+    """Refuse an image side that the patches do not tile."""
+    if image_size % patch_size:
+        below = max(image_size // patch_size, 1) * patch_size
+        raise CikdError(
+            f"The image size {image_size} is not a multiple of the patch size {patch_size}.",
+            hint=f"--image-size {below}",
+        )
+
+
+def check_tappable(model: nn.Module, name: str) -> None:
+    """Refuse a model whose blocks are not pre-norm attention with one qkv projection."""
+    if not isinstance(model, VisionTransformer):
+        raise CikdError(
+            f"{name} is a {type(model).__name__}; ALI copies query, key and value of a plain VisionTransformer.",
+            hint="--teacher vit_base_patch16_224.dino",
+        )
+    tappable = all(type(block) is Block and getattr(block.attn, "gate", None) is None for block in model.blocks)
+    if not tappable or not model.has_class_token:
+        lacking = "class token" if tappable else "plain pre-norm attention block"
+        raise CikdError(f"{name} has no {lacking}, which the method needs.", hint="--teacher vit_base_patch16_224.dino")
+
+
+def _layer_norm(width: int, **kwargs: object) -> nn.LayerNorm:
+    return nn.LayerNorm(width, eps=1e-6, **kwargs)  # type: ignore[arg-type]
+
+
+def _student_size(name: str, width: int | None, depth: int | None, heads: int | None) -> Size:
+    if name != "custom":
+        if name not in STUDENTS:
+            raise CikdError(f"There is no student named {name}.", hint=f"--student {_nearest(name, list(STUDENTS))}")
+        return STUDENTS[name]
+    if width is None or depth is None or heads is None:
+        raise CikdError(
+            "A custom student needs its width, depth and heads.",
+            hint="--set student_width=96 --set student_depth=12 --set student_heads=6",
+        )
+    if width % 4:
+        raise CikdError(f"The student width {width} is not a multiple of 4, which sin-cos positions need.")
+    return Size(width, depth, heads)
+
+
+@torch.no_grad()
+def _initialise(student: VisionTransformer) -> None:
+    for module in student.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+    projection = student.patch_embed.proj
+    nn.init.xavier_uniform_(projection.weight.view(student.embed_dim, -1))
+    nn.init.zeros_(projection.bias)
+    nn.init.normal_(student.cls_token, std=0.02)
+    student.pos_embed.copy_(sincos_positions(student.patch_embed.grid_size, student.embed_dim))
+    student.pos_embed.requires_grad_(False)
+
+
+def _nearest(name: str, choices: list[str]) -> str:
+    return (get_close_matches(name, choices, n=1, cutoff=0.0) or ["vit_base_patch16_224"])[0]
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

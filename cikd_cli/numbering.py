@@ -1,0 +1,85 @@
+"""Names of new runs: `ali-001`, `ali-002`, ...; a number is never given twice, even after its run was deleted."""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cikd_cli.errors import CikdError
+from cikd_cli.files import disk_error, write_atomically
+
+_MEMORY = ".numbers.json"
+_NUMBERED = re.compile(r"(.+)-(\d+)")
+
+
+def claim(runs_dir: Path, *, prefix: str, name: str | None, stage: str) -> Path:
+    """Make the folder of a new run with one atomic mkdir and return it.
+
+    Raises:
+        CikdError: `name` is taken or not a plain folder name, or `runs_dir` cannot be written.
+    """
+    if name is not None and (not name.strip() or name.startswith(".") or "/" in name or not name.isprintable()):
+        raise CikdError(
+            f"{name!r} cannot be the name of a run", hint="--name takes a plain folder name, e.g. first-try"
+        )
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        with _exclusive(runs_dir):
+            highest = _highest(runs_dir)
+            path = _make_named(runs_dir, name, stage) if name is not None else _make_next(runs_dir, prefix, highest)
+            numbered = _NUMBERED.fullmatch(path.name)
+            if numbered:
+                kind, number = numbered[1], int(numbered[2])
+                highest[kind] = max(number, highest.get(kind, 0))
+                write_atomically(runs_dir / _MEMORY, json.dumps(highest, sort_keys=True).encode())
+    except OSError as error:
+        raise disk_error(error, runs_dir) from error
+    return path
+
+
+def _make_named(runs_dir: Path, name: str, stage: str) -> Path:
+    path = runs_dir / name
+    try:
+        path.mkdir()
+    except FileExistsError:
+        hint = f"choose another --name, or continue it with  cikd {stage} --resume {path}"
+        raise CikdError(f"{path} exists already", hint=hint) from None
+    return path
+
+
+def _make_next(runs_dir: Path, prefix: str, highest: dict[str, int]) -> Path:
+    number = highest.get(prefix, 0)
+    while True:
+        number += 1
+        path = runs_dir / f"{prefix}-{number:03d}"
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+            return path
+
+
+def _highest(runs_dir: Path) -> dict[str, int]:
+    """The highest number given so far by prefix: as remembered, and as the folders show."""
+    highest: dict[str, int] = {}
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        highest = {str(kind): int(number) for kind, number in json.loads((runs_dir / _MEMORY).read_text()).items()}
+    for path in runs_dir.iterdir():
+        numbered = _NUMBERED.fullmatch(path.name)
+        if numbered:
+            highest[numbered[1]] = max(int(numbered[2]), highest.get(numbered[1], 0))
+    return highest
+
+
+@contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Keep other processes from claiming at the same moment; without locks the mkdir alone decides."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,73 @@
+"""What a command is asked: the options every stage shares, and the request made of them and the stage's own flags."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
+
+from cikd_cli.config import HARDWARE, OPTIMISATION, RUN, StageConfig, knob
+
+
+class RunOptions(BaseModel):
+    """How a command runs, as opposed to what it computes; never part of a recipe or of `config.toml`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+
+    recipe: str | None = knob(None, "Recipe name or .toml file; none: the data set's own.", panel=OPTIMISATION)
+    config: str | None = knob(None, "TOML file of settings, such as a run's config.toml.", panel=OPTIMISATION)
+    set: tuple[str, ...] = knob((), "Set any knob, e.g. betas=0.9,0.95; may be repeated.", panel=OPTIMISATION)
+    gpus: str | None = knob(
+        None, "How many GPUs, 'all', a list such as 0,2, or 'cpu'; none: one if there is one.", panel=HARDWARE
+    )
+    processes: int | None = knob(None, "Processes to share the work with --gpus cpu.", panel=HARDWARE, ge=1)
+    workers: int | None = knob(None, "Processes that load images; none: by the machine.", panel=HARDWARE, ge=0)
+    runs_dir: str = knob("runs", "Folder in which runs lie.", panel=RUN)
+    name: str | None = knob(None, "Name of the run's folder; none: the next number.", panel=RUN)
+    resume: str | None = knob(None, "Continue this run, in place.", panel=RUN)
+    save_every: float = knob(10.0, "Minutes between checkpoints.", panel=RUN, gt=0)
+    quiet: bool = knob(False, "Print warnings and errors only.", panel=RUN)
+    as_json: bool = knob(False, "Print the final summary as one JSON object.", panel=RUN, flag="--json")
+    dry_run: bool = knob(False, "Check everything, take two steps, print the plan, and stop.", panel=RUN)
+    fresh: bool = knob(False, "Start every stage anew instead of continuing what is there.", panel=RUN)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One command line: the stage, the config fields the user typed (parsed), the options, and the RUN arguments.
+
+    curriculum: which step of which `cikd run` this is, so that a second `cikd run` finds what the first one made.
+    """
+
+    stage: str
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    options: RunOptions = field(default_factory=RunOptions)
+    argv: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
+    curriculum: str | None = None
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A complete config, where each value came from, and the recipe used.
+
+    sources: field -> "default", "recipe NAME", "from RUN", "config FILE", "--set" or "flag".
+    """
+
+    config: StageConfig
+    sources: dict[str, str]
+    recipe: str | None
+
+
+def flag_name(name: str, field_info: FieldInfo) -> str:
+    """The flag of a field: `--batch-size` for `batch_size`, unless the field names its own (`from_run`: `--from`)."""
+    own = extra(field_info, "flag")
+    return own or "--" + name.replace("_", "-")
+
+
+def extra(field_info: FieldInfo, key: str) -> str | None:
+    """What `config.knob` noted beside a field: its "panel" or its "flag"."""
+    noted = field_info.json_schema_extra
+    value = noted.get(key) if isinstance(noted, dict) else None
+    return value if isinstance(value, str) else None

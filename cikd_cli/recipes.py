@@ -1,0 +1,227 @@
+"""Recipes, and precedence: default < recipe < parent run < --config < --set < flag, with the source of every value.
+
+A recipe is TOML with sections: [common], for every training stage that has the knob; [finetune-teacher]; [ali]; [lm].
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cikd_cli.config import AliConfig, FinetuneTeacherConfig, LmConfig, StageConfig
+from cikd_cli.errors import CikdError
+from cikd_cli.knobs import check_keys, nearest, parse, suggestion, validate
+from cikd_cli.options import Request, Resolved, RunOptions
+from cikd_cli.render import template_root
+
+__all__ = ["SECTIONS", "Recipe", "Request", "Resolved", "RunOptions", "load_recipe", "recipe_names", "resolve"]
+
+SECTIONS: dict[str, type[StageConfig]] = {
+    "finetune-teacher": FinetuneTeacherConfig,
+    "ali": AliConfig,
+    "lm": LmConfig,
+}
+FOLDER_RECIPE = "folder"
+
+# Where the data lie and how they are held in memory does not change what a parent run saw.
+_MAY_DIFFER = frozenset({"data_root", "download", "cache_mb", "skip_unreadable"})
+_PATHS = frozenset({"data", "teacher", "from_run"})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of a recipe by section."""
+
+    name: str
+    sections: dict[str, dict[str, Any]]
+
+    def values(self, config_class: type[StageConfig], section: str) -> dict[str, Any]:
+        """What the recipe says to a stage: [common] as far as it has the knob, then its own section."""
+        common = self.sections.get("common", {})
+        shared = {key: value for key, value in common.items() if key in config_class.model_fields}
+        return shared | self.sections.get(section, {})
+
+
+def recipe_names() -> list[str]:
+    """The names of the recipes that come with the program."""
+    return sorted(path.stem for path in (template_root() / "recipes").glob("*.toml"))
+
+
+def load_recipe(name: str) -> Recipe:
+    """A recipe by name or `.toml` path, with every section and key checked.
+
+    Raises:
+        CikdError: no such recipe, not TOML, or a section or key that does not exist.
+    """
+    path = Path(name)
+    if path.suffix != ".toml":
+        path = template_root() / "recipes" / f"{name}.toml"
+        if name not in recipe_names():
+            raise CikdError(f"there is no recipe named {name!r}", hint=suggestion(name, recipe_names()))
+    sections = read_toml(path, "recipe")
+    for section, keys in sections.items():
+        if section != "common" and section not in SECTIONS:
+            known = ["common", *SECTIONS]
+            hint = suggestion(section, known) if isinstance(keys, dict) else f"put it under one of: {', '.join(known)}"
+            raise CikdError(f"recipe {path.name}: {section!r} is not a section", hint=hint)
+        if not isinstance(keys, dict):
+            raise CikdError(
+                f"recipe {path.name}: {section!r} must be a section", hint=f"write [{section}] above its keys"
+            )
+        _check_section(section, keys, f"recipe {path.name}")
+    return Recipe(path.stem, sections)
+
+
+def resolve(
+    config_class: type[StageConfig],
+    section: str,
+    flags: Mapping[str, Any],
+    *,
+    options: RunOptions,
+    inherited: Mapping[str, Any] | None = None,
+    inherited_from: str | None = None,
+    default_data: str | None = None,
+) -> Resolved:
+    """The complete config of one stage.
+
+    inherited: what a parent run fixes; a typed value (--config, --set, flag) that contradicts it is an error.
+    default_data: the data set if nothing else names one (`cikd run`).
+
+    Raises:
+        CikdError: unknown data set, recipe, section or key; a value out of bounds; a contradiction.
+    """
+    fixed = {key: value for key, value in (inherited or {}).items() if key in config_class.model_fields}
+    typed = _typed_layers(config_class, section, flags, options)
+    data = next((values["data"] for _, values in reversed(typed) if values.get("data") is not None), None)
+    if data is not None:
+        check_data(data)
+    recipe = _choose_recipe(section, options.recipe, data or fixed.get("data") or default_data)
+    layers: list[tuple[str, Mapping[str, Any]]] = []
+    if default_data is not None:
+        layers.append(("default", {"data": default_data}))
+    if recipe is not None:
+        layers.append((f"recipe {recipe.name}", recipe.values(config_class, section)))
+    layers.append((f"from {inherited_from}", fixed))
+    sources = dict.fromkeys(config_class.model_fields, "default")
+    values: dict[str, Any] = {}
+    for source, layer in [*layers, *typed]:
+        values |= layer
+        sources |= dict.fromkeys(layer, source)
+    _refuse_contradictions(config_class, section, fixed, typed, inherited_from or "its parent")
+    return Resolved(validate(config_class, values, command=section), sources, recipe.name if recipe else None)
+
+
+def check_data(data: str) -> None:
+    """Raise CikdError unless `data` is the name of a data set or a folder that is there."""
+    names = data_names()
+    if data in names or Path(data).is_dir():
+        return
+    if Path(data).exists():
+        raise CikdError(
+            f"{data} is a file, not a folder of images", hint="name the folder that holds the class folders"
+        )
+    found = nearest(data, names)
+    hint = f"did you mean {found}?" if found else "give an existing folder, or one of: " + ", ".join(names)
+    raise CikdError(f"there is no data set and no folder named {data!r}", hint=hint)
+
+
+def data_names() -> list[str]:
+    """The data sets that have a recipe of their own name."""
+    return [name for name in recipe_names() if name != FOLDER_RECIPE and "-" not in name]
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The content of a TOML file; CikdError if it is missing or broken."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CikdError(
+            f"{what} {path} is not TOML: {error}", hint='text needs quotes, e.g. data = "cifar100"'
+        ) from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise CikdError(f"{what} {path} cannot be read: {reason}", hint="check the path") from None
+
+
+def assignments(texts: tuple[str, ...], section: str) -> dict[str, str]:
+    """The `--set` values for one stage: `key=value`, or `section.key=value`."""
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise CikdError(f"--set {text} has no value", hint=f"--set {text}=VALUE")
+        owner, dot, name = key.strip().rpartition(".")
+        if dot and owner.replace("_", "-") != section:
+            raise CikdError(f"--set {text} is for {owner!r}, not for {section}", hint=f"--set {name}={value}")
+        found[name.replace("-", "_")] = value.strip()
+    return found
+
+
+def _typed_layers(
+    config_class: type[StageConfig], section: str, flags: Mapping[str, Any], options: RunOptions
+) -> list[tuple[str, dict[str, Any]]]:
+    layers: list[tuple[str, dict[str, Any]]] = []
+    if options.config is not None:
+        source = f"config {options.config}"
+        layers.append((source, _file_values(config_class, section, Path(options.config))))
+    assigned = assignments(options.set, section)
+    check_keys(config_class, assigned, "--set", command=section)
+    layers.append(("--set", dict(assigned)))
+    layers.append(("flag", dict(flags)))
+    return [(source, parse(config_class, values, command=section)) for source, values in layers]
+
+
+def _file_values(config_class: type[StageConfig], section: str, path: Path) -> dict[str, Any]:
+    """A run's config.toml (keys at the top), or a file with a recipe's sections."""
+    content = read_toml(path, "config")
+    flat = {key: value for key, value in content.items() if not isinstance(value, dict)}
+    check_keys(config_class, flat, str(path), command=section)
+    sections = {key: value for key, value in content.items() if isinstance(value, dict)}
+    for name, keys in sections.items():
+        if name != "common" and name not in SECTIONS:
+            raise CikdError(f"{path}: {name!r} is not a section", hint=suggestion(name, ["common", *SECTIONS]))
+        _check_section(name, keys, str(path))
+    return flat | Recipe(path.stem, sections).values(config_class, section)
+
+
+def _check_section(section: str, keys: Mapping[str, Any], where: str) -> None:
+    if section == "common":
+        known = dict.fromkeys(key for config_class in SECTIONS.values() for key in config_class.model_fields)
+        for key in keys:
+            if key not in known:
+                raise CikdError(f"{where}: no stage has a knob named {key!r}", hint=suggestion(key, known))
+    else:
+        check_keys(SECTIONS[section], keys, f"{where} [{section}]", command=section)
+
+
+def _choose_recipe(section: str, name: str | None, data: str | None) -> Recipe | None:
+    if section not in SECTIONS:
+        return None
+    if name is not None:
+        return load_recipe(name)
+    if data is None:
+        return None
+    return load_recipe(data if data in data_names() else FOLDER_RECIPE)
+
+
+def _refuse_contradictions(
+    config_class: type[StageConfig],
+    section: str,
+    fixed: Mapping[str, Any],
+    typed: list[tuple[str, dict[str, Any]]],
+    parent: str,
+) -> None:
+    settled = parse(config_class, fixed, command=section)
+    for source, values in typed:
+        for key, value in values.items():
+            if key not in settled or key in _MAY_DIFFER or _same(key, value, settled[key]):
+                continue
+            what = f"{key} {value}" if source == "flag" else f"{key} {value} ({source})"
+            raise CikdError(f"{what} contradicts {parent}, which has {key} {settled[key]}", hint=f"leave {key} out")
+
+
+def _same(key: str, one: Any, other: Any) -> bool:
+    if key in _PATHS and isinstance(one, str) and isinstance(other, str):
+        return one == other or Path(one).resolve() == Path(other).resolve()
+    return bool(one == other)

@@ -1,0 +1,244 @@
+"""RunDir: the folder a stage writes and the next one reads; created, opened, logged to, finished, locked.
+
+run.json  config.toml  metrics.jsonl  model.safetensors  checkpoints/  analysis/  log.txt
+"""
+
+import json
+import time
+import tomllib
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from cikd_cli import locks, numbering
+from cikd_cli.errors import CikdError
+from cikd_cli.files import disk_error, file_sha256, to_json, write_atomically
+from cikd_cli.records import FORMAT, read_record, refuse_edited, unfinished, without_none
+
+__all__ = ["RunDir", "all_runs", "file_sha256", "newest_run", "write_atomically"]
+
+
+class RunDir:
+    """A run directory. `record` is run.json as last written or read; change it through the methods."""
+
+    def __init__(self, path: Path, record: dict[str, Any]) -> None:
+        self.path = path
+        self.record = record
+        self._seconds = float(record.get("seconds") or 0.0)
+        self._since = time.monotonic()
+
+    @classmethod
+    def create(
+        cls,
+        runs_dir: Path,
+        stage: str,
+        *,
+        prefix: str,
+        name: str | None,
+        record: Mapping[str, Any],
+        config: Mapping[str, Any],
+    ) -> "RunDir":
+        """Claim `<prefix>-001` (or the next number, or `name`) and write run.json and config.toml into it.
+
+        Raises:
+            CikdError: the name is taken or unusable, or the folder cannot be written.
+        """
+        path = numbering.claim(Path(runs_dir), prefix=prefix, name=name, stage=stage)
+        run = cls(path, {"format": FORMAT, "stage": stage, "status": "running", "started": _now(), **record})
+        run.write_config(config)
+        return run
+
+    @classmethod
+    def open(cls, path: Path | str, *, stages: Collection[str] | None = None, finished: bool = True) -> "RunDir":
+        """The one gate to an existing run.
+
+        stages: which stages are acceptable; finished: whether it must be done.
+
+        Raises:
+            CikdError: missing, not a run, damaged, of another stage, unfinished, or edited since it was written.
+        """
+        path = Path(path)
+        if path.name in ("", ".."):  # "." is a run too, and needs its parent folder's name
+            path = path.resolve()
+        run = cls(path, read_record(path))
+        if stages is not None and run.stage not in stages:
+            wanted = " or ".join(stages)
+            own = [entry for entry in run.record.get("parents", []) if entry.get("stage") in stages]
+            hint = f"its {wanted} run is {run.resolve_parent(own[0])}" if own else "cikd runs lists the runs"
+            raise CikdError(f"{path} is of the stage {run.stage}, but {wanted} is needed", hint=hint)
+        if finished and run.record["status"] != "done":
+            raise unfinished(path, run.record, status=run.status)
+        refuse_edited(path, run.record)
+        return run
+
+    @property
+    def stage(self) -> str:
+        """The stage that made the run."""
+        return str(self.record["stage"])
+
+    @property
+    def status(self) -> str:
+        """running, done, failed or interrupted; a run that says running and that nobody holds was interrupted."""
+        recorded = str(self.record["status"])
+        return "interrupted" if recorded == "running" and not self.is_locked() else recorded
+
+    @property
+    def weights(self) -> Path:
+        """The deliverable."""
+        return self.path / "model.safetensors"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of what --resume needs."""
+        return self.path / "checkpoints"
+
+    @property
+    def analysis(self) -> Path:
+        """The folder of eval, mad and cka results; made if it is not there."""
+        return self._folder(self.path / "analysis")
+
+    def update(self, **values: Any) -> None:
+        """Set top-level keys of run.json and rewrite it; while the run is running, its seconds go along."""
+        self.record |= values
+        if self.record["status"] == "running":
+            self.record["seconds"] = self._elapsed()
+        write_atomically(self.path / "run.json", (to_json(self.record, indent=2) + "\n").encode())
+
+    def finish(self, result: Mapping[str, Any], weights_sha256: str | None = None) -> None:
+        """Mark the run done; without a hash given, the weights file is hashed if there is one."""
+        if weights_sha256 is None and self.weights.is_file():
+            weights_sha256 = file_sha256(self.weights)
+        weights = {"file": self.weights.name, "sha256": weights_sha256} if weights_sha256 else None
+        self.record.pop("message", None)
+        self.update(status="done", finished=_now(), seconds=self._elapsed(), weights=weights, result=dict(result))
+
+    def fail(self, status: str, message: str) -> None:
+        """Mark the run `failed` or `interrupted`, with the sentence that says why."""
+        self.update(status=status, finished=_now(), seconds=self._elapsed(), message=message)
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """One line more in metrics.jsonl."""
+        path = self.path / "metrics.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(to_json(row) + "\n")
+        except OSError as error:
+            raise disk_error(error, path) from error
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl; a last line torn by a crash is left out."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        *whole, _torn = path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in whole if line]
+
+    def drop_metrics_after(self, epoch: int) -> None:
+        """Remove the rows of later epochs, which a resumed run writes again."""
+        kept = [row for row in self.metrics() if row.get("epoch", 0) <= epoch]
+        write_atomically(self.path / "metrics.jsonl", "".join(to_json(row) + "\n" for row in kept).encode())
+
+    def config(self) -> dict[str, Any]:
+        """config.toml; a knob that is none is absent."""
+        return tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8"))
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write config.toml, every value but none, and note its hash in run.json."""
+        path = self.path / "config.toml"
+        write_atomically(path, tomli_w.dumps(without_none(config)).encode())
+        self.update(config_sha256=file_sha256(path))
+
+    def write_json(self, relative: str, value: object) -> None:
+        """Write a JSON file of the run, whole or not at all."""
+        path = self.path / relative
+        self._folder(path.parent)
+        write_atomically(path, (to_json(value, indent=2) + "\n").encode())
+
+    def as_parent(self, runs_dir: Path) -> dict[str, Any]:
+        """The entry for `record["parents"]` of a child in `runs_dir`; by name if both lie in it, so it can be moved."""
+        inside = self.path.resolve().parent == Path(runs_dir).resolve()
+        path = self.path.resolve().name if inside else str(self.path.resolve())
+        return {"stage": self.stage, "path": path, "sha256": (self.record.get("weights") or {}).get("sha256")}
+
+    def resolve_parent(self, entry: Mapping[str, Any]) -> Path:
+        """Where the parent of an entry lies now."""
+        return self.path.parent / str(entry["path"])
+
+    def parent(self, stage: str) -> "RunDir":
+        """The run of `stage` this one descends from, through any number of generations.
+
+        Raises:
+            CikdError: there is none, it is gone, or its weights are not those this run used.
+        """
+        entries = self.record.get("parents", [])
+        for entry in entries:
+            if entry["stage"] == stage:
+                found = RunDir.open(self.resolve_parent(entry), stages=[stage])
+                if entry.get("sha256") not in (None, (found.record.get("weights") or {}).get("sha256")):
+                    raise CikdError(f"{found.path} was made again after {self.path} used it", hint="cikd runs")
+                return found
+        for entry in entries:
+            ancestor = RunDir.open(self.resolve_parent(entry))
+            if ancestor.has_ancestor(stage):
+                return ancestor.parent(stage)
+        raise CikdError(f"{self.path} does not descend from a run of {stage}", hint="cikd runs shows the lineage")
+
+    def has_ancestor(self, stage: str) -> bool:
+        """Whether a run of `stage` is among the recorded ancestors that are still there."""
+        for entry in self.record.get("parents", []):
+            if entry["stage"] == stage:
+                return True
+            path = self.resolve_parent(entry)
+            if (path / "run.json").is_file() and RunDir(path, read_record(path)).has_ancestor(stage):
+                return True
+        return False
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run; a second process gets a CikdError that names the holder. The lock file goes afterwards."""
+        with locks.hold(self.path):
+            yield
+
+    def is_locked(self) -> bool:
+        """Whether a process holds the run now."""
+        return locks.is_held(self.path)
+
+    def _elapsed(self) -> float:
+        return round(self._seconds + time.monotonic() - self._since, 3)
+
+    @staticmethod
+    def _folder(path: Path) -> Path:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(error, path) from error
+        return path
+
+
+def all_runs(runs_dir: Path) -> list[RunDir]:
+    """Every readable run in `runs_dir`, oldest first."""
+    runs = []
+    for path in sorted(Path(runs_dir).glob("*/run.json")):
+        try:
+            runs.append(RunDir(path.parent, read_record(path.parent)))
+        except CikdError:
+            continue  # damaged: opening it by name says why
+    return sorted(runs, key=lambda run: str(run.record.get("started", "")))
+
+
+def newest_run(runs_dir: Path, stage: str, *, data: str) -> RunDir | None:
+    """The run of `stage` on the data set `data` that finished last, if any."""
+    done = [
+        run
+        for run in all_runs(runs_dir)
+        if run.stage == stage and run.record["status"] == "done" and (run.record.get("data") or {}).get("name") == data
+    ]
+    return max(done, key=lambda run: str(run.record.get("finished", "")), default=None)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,141 @@
+"""`cikd ali`: stage 1, Attention Locality Imitation."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from cikd_cli.chain import inherited_settings
+from cikd_cli.config import AliConfig
+from cikd_cli.data.sources import DataSource, data_name
+from cikd_cli.engine.optim import ALI_NO_DECAY
+from cikd_cli.engine.precision import DTYPES, choose_precision
+from cikd_cli.errors import CikdError
+from cikd_cli.methods.ali import Ali, learning_objective_block
+from cikd_cli.models.teacher import FrozenTeacher
+from cikd_cli.models.weights import ModelSpec, load_model, without_head
+from cikd_cli.options import Request
+from cikd_cli.runs import RunDir, newest_run
+from cikd_cli.stages import training
+from cikd_cli.stages.job import (
+    Job,
+    check_recorded_heads,
+    describe_data,
+    describe_network,
+    new_student,
+    open_source,
+    open_teacher,
+    trainable_groups,
+)
+
+
+def run(request: Request) -> dict[str, Any]:
+    """Train a student's relations on a teacher's; the summary for --json."""
+    return training.run(request, AliConfig, inherit=inherit, build=build)
+
+
+def inherit(request: Request) -> training.Inherited:
+    """The teacher hands down data, image size and normalisation; other images may be named, labels are not read."""
+    flags = request.flags
+    teacher = find_teacher(flags.get("teacher"), flags.get("data"), Path(request.options.runs_dir))
+    values = inherited_settings(teacher)
+    if flags.get("data") is not None and data_name(flags["data"]) != values["data"]:
+        for key in ("data", "fraction", "val"):
+            values.pop(key, None)
+    note = "" if flags.get("teacher") else "  [the newest finished one]"
+    return training.Inherited(values, teacher, note)
+
+
+def find_teacher(named: str | None, data: str | None, runs_dir: Path) -> RunDir:
+    """The teacher run named, or the newest finished one for the data set."""
+    if named:
+        return RunDir.open(named, stages=("finetune-teacher",))
+    if data is None:
+        raise CikdError("Which images?", hint="--data cifar100, a folder, or --teacher RUN to take the teacher's")
+    found = newest_run(runs_dir, "finetune-teacher", data=data_name(data))
+    if found is None:
+        raise CikdError(
+            f"There is no finished teacher for {data} in {runs_dir}.", hint=f"cikd finetune-teacher --data {data}"
+        )
+    return found
+
+
+def build(config: AliConfig, device: torch.device) -> Job:
+    """Data, teacher, student and the method; raises CikdError for whatever cannot work."""
+    assert config.teacher is not None
+    teacher_run = RunDir.open(config.teacher, stages=("finetune-teacher",))
+    same_data = config.data == teacher_run.record["data"]["name"]
+    source = open_source(config, labelled=same_data)  # labels of the teacher's data only make the same split again
+    teacher_run, teacher, teacher_spec = open_teacher(config, source if same_data else None)
+    student, spec, parents = _student(config, teacher_spec)
+    lob = learning_objective_block(config.lob, images=len(source.train), depth=teacher_spec.depth)
+    pairs = config.pairs or ((1, 1), (lob, spec.depth))
+    check_pairs(pairs, teacher_spec, spec)
+    precision = choose_precision(config.precision, device)
+    method = Ali(
+        student,
+        FrozenTeacher(teacher, device=device, dtype=DTYPES[precision]),
+        pairs=pairs,
+        mean=spec.mean,
+        std=spec.std,
+        qk=config.qk,
+        vv=config.vv,
+    )
+    return Job(
+        config=config,
+        source=source,
+        method=method,
+        model=student,
+        spec=spec,
+        groups=trainable_groups(student, config, ALI_NO_DECAY),
+        two_views=any(config.jitter),
+        scored=False,
+        parents=[teacher_run, *parents],
+        facts=[
+            ("teacher", f"{teacher_run.path}  {teacher_spec.architecture} {describe_network(teacher_spec, teacher)}"),
+            ("student", f"{config.student} {describe_network(spec, student)}"),
+            ("data", describe_data(source, config)),
+            ("relations", _describe_relations(config, pairs, source)),
+        ],
+    )
+
+
+def check_pairs(pairs: tuple[tuple[int, int], ...], teacher: ModelSpec, student: ModelSpec) -> None:
+    """Blocks must exist, and heads of a pair must be as many, since they are compared by index."""
+    for t, s in pairs:
+        if not (1 <= t <= teacher.depth and 1 <= s <= student.depth):
+            raise CikdError(
+                f"The pair {t}:{s} is outside the teacher's 1..{teacher.depth} and the student's 1..{student.depth}.",
+                hint=f"--pairs 1:1,{teacher.depth}:{student.depth}",
+            )
+        if teacher.heads[t - 1] != student.heads[s - 1]:
+            raise CikdError(
+                f"Block {t} of the teacher has {teacher.heads[t - 1]} heads, block {s} of the student "
+                f"{student.heads[s - 1]}; relations are compared head by head.",
+                hint=f"--pairs 1:1,{t}:{student.depth} (the student's end blocks have the teacher's heads)",
+            )
+
+
+def _student(config: AliConfig, teacher: ModelSpec) -> tuple[VisionTransformer, ModelSpec, list[RunDir]]:
+    if config.from_run is None:
+        student, spec = new_student(config, teacher, classes=())
+        return student, spec, []
+    run = RunDir.open(config.from_run, stages=("ali", "lm"))
+    trained, spec = load_model(run.weights)
+    check_recorded_heads(run, spec)
+    spec = without_head(spec)
+    student = spec.build()
+    student.load_state_dict({k: v for k, v in trained.state_dict().items() if not k.startswith("head.")})
+    return student, spec, [run]
+
+
+def _describe_relations(config: AliConfig, pairs: tuple[tuple[int, int], ...], source: DataSource) -> str:
+    kinds = " and ".join(name for name, wanted in (("QK", config.qk), ("VV", config.vv)) if wanted)
+    listed = ", ".join(f"teacher block {t} → student block {s}" for t, s in pairs)
+    if config.lob == "auto" and not config.pairs:
+        listed += (
+            f"  (auto, a heuristic: {len(source.train):,} images; of 12 blocks 10 from 20,000 images, "
+            "9 from 5,000, 8 from 2,000, else 7)"
+        )
+    return f"{kinds} of {listed}"

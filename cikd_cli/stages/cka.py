@@ -1,0 +1,126 @@
+"""`cikd cka RUN...`: how alike every layer of a student is to every layer of its teacher."""
+
+from typing import Any
+
+import torch
+
+from cikd_cli.analysis.cka import compare, diagonal, matched_layers
+from cikd_cli.analysis.plots import Similarity, plot_cka
+from cikd_cli.config import CkaConfig
+from cikd_cli.console import Reporter, reporter
+from cikd_cli.engine.distributed import choose_hardware
+from cikd_cli.errors import CikdError
+from cikd_cli.files import to_json, write_atomically
+from cikd_cli.options import Request
+from cikd_cli.recipes import resolve
+from cikd_cli.runs import RunDir
+from cikd_cli.stages.subjects import (
+    Images,
+    Subject,
+    find_run,
+    normalised,
+    open_images,
+    open_run,
+    open_subject,
+    result_stem,
+    teacher_of,
+    watched,
+)
+
+
+def run(request: Request) -> dict[str, Any]:
+    """Compare, write cka.json, cka.png and cka.svg, print the matched-layer curve; the summary for --json.
+
+    The files go into the first run named; with timm names alone, into the working directory, with the name in theirs.
+    """
+    config = resolve(CkaConfig, request.stage, request.flags, options=request.options).config
+    assert isinstance(config, CkaConfig)
+    out = reporter(quiet=request.options.quiet, as_json=request.options.as_json)
+    device = choose_hardware(request.options.gpus).device
+    runs = {name: find_run(name) for name in request.runs}
+    home = next(filter(None, runs.values()), None)
+    teacher = open_subject(config.teacher) if config.teacher else open_run(_common_teacher(runs))
+    images = open_images(
+        home or teacher.run, data=config.data, data_root=config.data_root, labelled=False, most=config.images
+    )
+    size = min(config.batch_size, len(images))
+    used = len(images) // size * size if size else 0
+    if used < config.images:
+        out.warn(f"{used:,} {images.split} images make full batches of {size}, not {config.images:,}")
+    students = [open_subject(name) for name in request.runs]
+    teacher.model.to(device)
+    compared = [_compare(student, teacher, images, size, request.options.workers, device, out) for student in students]
+    summary = {
+        **compared[0],
+        "teacher": teacher.label,
+        "images": used,
+        "batch_size": size,
+        "data": images.source.name,
+        "split": images.split,
+        "runs": compared,
+    }
+    stem = result_stem("cka", home, request.runs[0])
+    write_atomically(stem.with_name(f"{stem.name}.json"), (to_json(summary, indent=2) + "\n").encode())
+    pictures = plot_cka(
+        stem,
+        [Similarity(found["student"], found["matrix"], found["diagonal"]) for found in compared],
+        teacher=teacher.label,
+    )
+    out.line(f"CKA with {teacher.label} over {used:,} {images.split} images of {images.source.name}, matched layers")
+    _print(out, compared)
+    out.fields([("pictures", "  ".join(map(str, pictures)))])
+    return summary
+
+
+def _compare(
+    student: Subject,
+    teacher: Subject,
+    images: Images,
+    size: int,
+    workers: int | None,
+    device: torch.device,
+    out: Reporter,
+) -> dict[str, Any]:
+    student.model.to(device)
+    shown = watched(images.batches(student.spec.image_size, size, workers), out, total=len(images), text=student.label)
+    again = images.batches(teacher.spec.image_size, size, workers)
+    pairs = zip(normalised(shown, student.spec, device), normalised(again, teacher.spec, device), strict=True)
+    matrix, _ = compare(student.model, teacher.model, pairs)
+    return {
+        "student": student.label,
+        "matrix": matrix.tolist(),
+        "diagonal": diagonal(matrix),
+        "matched": [column + 1 for column in matched_layers(*matrix.shape)],
+    }
+
+
+def _common_teacher(runs: dict[str, RunDir | None]) -> RunDir:
+    """The teacher all students descend from; raises CikdError for a student without one, or with another one."""
+    teachers = {}
+    for name, run in runs.items():
+        found = teacher_of(run) if run else None
+        if found is None:
+            raise CikdError(f"{name} does not descend from a teacher run.", hint=f"cikd cka {name} --teacher RUN")
+        teachers[found.path.resolve()] = found
+    if len(teachers) > 1:
+        named = ", ".join(str(found.path) for found in teachers.values())
+        raise CikdError(
+            f"The runs have different teachers ({named}).", hint=f"--teacher {next(iter(teachers.values())).path}"
+        )
+    return next(iter(teachers.values()))
+
+
+def _print(out: Reporter, compared: list[dict[str, Any]]) -> None:
+    depth = max(len(found["diagonal"]) for found in compared)
+    rows = []
+    for layer in range(depth):
+        name = f"block {layer + 1}" if layer < depth - 1 else "final norm"
+        rows.append([name, *(_cell(found["diagonal"], layer, depth) for found in compared)])
+    out.table(["layer", *(found["student"] for found in compared)], rows)
+
+
+def _cell(curve: list[float], layer: int, depth: int) -> str:
+    """A shallower student's final norm stands in the last row."""
+    if layer == depth - 1:
+        return f"{curve[-1]:.3f}"
+    return f"{curve[layer]:.3f}" if layer < len(curve) - 1 else ""

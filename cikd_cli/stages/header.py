@@ -1,0 +1,101 @@
+"""What a training stage writes into run.json and prints at its start and end."""
+
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cikd_cli import __version__
+from cikd_cli.console import Reporter, duration
+from cikd_cli.engine.distributed import Hardware
+from cikd_cli.options import Request
+from cikd_cli.runs import RunDir
+from cikd_cli.stages.job import Job
+
+
+def record(request: Request, job: Job, hardware: Hardware, recipe: str | None) -> dict[str, Any]:
+    """The part of run.json that is known before training."""
+    source = job.source
+    return {
+        "argv": list(request.argv),
+        "versions": {"cikd": __version__, "python": platform.python_version(), **_package_versions()},
+        "git_commit": _git_commit(),
+        "hardware": {"device": str(hardware), "cpus": os.cpu_count(), "machine": platform.machine()},
+        "world_size": hardware.processes,
+        "seed": job.config.seed,
+        "recipe": recipe,
+        "parents": [parent.as_parent(Path(request.options.runs_dir)) for parent in job.parents],
+        "data": {
+            "name": source.name,
+            "fingerprint": source.fingerprint,
+            "split": source.split,
+            "train": len(source.train),
+            "val": len(source.val) if source.val else 0,
+            "test": len(source.test) if source.test else 0,
+            "classes": len(source.classes),
+        },
+        "model": job.spec.as_dict(),
+        "curriculum": request.curriculum,
+    }
+
+
+def versions_line(hardware: Hardware, precision: str) -> str:
+    """'0.1.0 · torch 2.15 · 4 × H200 · bf16'."""
+    return f"{__version__} · torch {torch.__version__.split('+')[0]} · {hardware} · {precision}"
+
+
+def peak_memory(hardware: Hardware) -> int:
+    """Bytes: the GPU's peak, else the process's."""
+    if hardware.gpus:
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def summarise(run: RunDir, out: Reporter) -> dict[str, Any]:
+    """Print how a finished run went and what to type next; the summary for --json."""
+    result = run.record["result"]
+    out.line()
+    out.line(f"finished in {duration(result['seconds'])}, {result['images_per_second']:,.0f} images/s")
+    if "top1" in result:
+        out.table(
+            ["", "top-1", "top-5", "loss"],
+            [[f"{result['split']} images", f"{result['top1']:.1f}", f"{result['top5']:.1f}", f"{result['loss']:.3f}"]],
+        )
+    else:
+        out.line(f"loss {result['loss']:.4f} in the last epoch")
+    out.fields([("weights", str(run.weights)), ("next", _next(run))])
+    return {"run": str(run.path), "status": run.record["status"], **_numbers(result), "result": result}
+
+
+def _numbers(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: result[key] for key in ("epochs", "seconds", "images_per_second")}
+
+
+def _next(run: RunDir) -> str:
+    stage = run.record["stage"]
+    if stage == "finetune-teacher":
+        return f"cikd ali --teacher {run.path}"
+    if stage == "ali":
+        return f"cikd lm --from {run.path}"
+    return f"cikd eval {run.path} · cikd mad {run.path} · cikd cka {run.path}"
+
+
+def _package_versions() -> dict[str, str]:
+    return {name: version(name) for name in ("torch", "torchvision", "timm", "numpy")}
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout this package runs from, if it is one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists() or shutil.which("git") is None:
+        return None
+    done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None

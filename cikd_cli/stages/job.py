@@ -1,0 +1,160 @@
+"""What a training stage builds from its config before anything is written: data, networks, method, facts to print."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from cikd_cli.config import DataConfig, StudentConfig, TrainingConfig
+from cikd_cli.data.sources import DataSource, load_source
+from cikd_cli.engine.optim import parameter_groups
+from cikd_cli.errors import CikdError
+from cikd_cli.models.vit import create_student
+from cikd_cli.models.weights import ModelSpec, load_model
+from cikd_cli.runs import RunDir
+
+
+@dataclass
+class Job:
+    """A stage ready to train.
+
+    model: the network that becomes the deliverable, inside `method`. config: with data and parents resolved.
+    parents: runs this one stands on, teacher first. facts: (label, text) rows for the header.
+    """
+
+    config: TrainingConfig
+    source: DataSource
+    method: nn.Module
+    model: VisionTransformer
+    spec: ModelSpec
+    groups: list[dict[str, Any]]
+    two_views: bool = False
+    scored: bool = True
+    parents: list[RunDir] = field(default_factory=list)
+    facts: list[tuple[str, str]] = field(default_factory=list)
+
+
+def open_source(config: DataConfig, *, labelled: bool = True) -> DataSource:
+    """The data of a stage; says how to name it when it is missing."""
+    if config.data is None:
+        raise CikdError("Which images?", hint="--data digits, another named set, or a folder of class folders")
+    return load_source(
+        config.data,
+        data_root=config.data_root,
+        download=config.download,
+        fraction=config.fraction,
+        val=config.val,
+        split_seed=config.split_seed,
+        skip_unreadable=config.skip_unreadable,
+        labelled=labelled,
+    )
+
+
+def open_teacher(config: StudentConfig, source: DataSource | None) -> tuple[RunDir, VisionTransformer, ModelSpec]:
+    """The teacher run a config names, its network and spec; its classes and data must be those of `source`."""
+    assert config.teacher is not None
+    run = RunDir.open(config.teacher, stages=("finetune-teacher",))
+    model, spec = load_model(run.weights)
+    check_recorded_heads(run, spec)
+    if source is None:
+        return run, model, spec
+    command = f"cikd finetune-teacher --data {config.data}"
+    if spec.classes != source.classes:
+        raise CikdError(
+            f"The teacher {run.path} knows {spec.num_classes} classes ({_some(spec.classes)}), "
+            f"{config.data} has {len(source.classes)} ({_some(source.classes)}).",
+            hint=command,
+        )
+    if run.record["data"]["fingerprint"] != source.fingerprint:
+        raise CikdError(
+            f"The images of {config.data} are not those the teacher {run.path} was trained on (their fingerprints "
+            f"{run.record['data']['fingerprint'][:8]}… and {source.fingerprint[:8]}… differ).",
+            hint=command,
+        )
+    return run, model, spec
+
+
+def check_recorded_heads(run: RunDir, spec: ModelSpec) -> None:
+    """Refuse weights whose head list is not the one their run recorded."""
+    recorded = tuple(run.record["model"].get("heads", ()))
+    if recorded != spec.heads:
+        raise CikdError(
+            f"{run.path} records {list(recorded)} heads, its weights file says {list(spec.heads)}; "
+            "the same tensors with other heads are another network."
+        )
+
+
+def new_student(
+    config: StudentConfig, teacher: ModelSpec | None, *, classes: tuple[str, ...]
+) -> tuple[VisionTransformer, ModelSpec]:
+    """An untrained student made for a teacher: its heads at both ends, its patches, its normalisation."""
+    assert config.mean is not None
+    assert config.std is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        student = create_student(
+            config.student,
+            num_classes=len(classes),
+            image_size=config.image_size,
+            patch_size=teacher.patch_size if teacher else 16,
+            end_heads=teacher.heads[0] if teacher else 12,
+            width=config.student_width,
+            depth=config.student_depth,
+            heads=config.student_heads,
+            drop_path=config.drop_path,
+        )
+    spec = ModelSpec.describe(
+        student, "student", classes=classes, mean=config.mean, std=config.std, drop_path=config.drop_path
+    )
+    return student, spec
+
+
+def trainable_groups(
+    model: VisionTransformer, config: TrainingConfig, no_decay: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """Optimizer groups of a network for a config."""
+    return parameter_groups(
+        model,
+        depth=len(model.blocks),
+        weight_decay=config.weight_decay,
+        layer_decay=config.layer_decay,
+        no_decay=no_decay,
+    )
+
+
+def describe_data(source: DataSource, config: DataConfig) -> str:
+    """'cifar100 · train 50,000 · test 10,000 · 100 classes · fingerprint 41d0ab12'."""
+    parts = [str(source.name), f"train {len(source.train):,}"]
+    parts += [f"{name} {len(split):,}" for name, split in (("val", source.val), ("test", source.test)) if split]
+    if source.classes:
+        parts.append(f"{len(source.classes)} classes of {_class_range(source)} training images")
+    parts += [source.split, f"fingerprint {source.fingerprint[:8]}"]
+    if config.fraction < 1:
+        parts.insert(1, f"fraction {config.fraction:g}")
+    if source.skipped:
+        parts.append(f"{source.skipped} unreadable skipped")
+    return " · ".join(parts)
+
+
+def describe_network(spec: ModelSpec, model: VisionTransformer) -> str:
+    """'12 blocks, 192-d, heads 12, 6 × 10, 12, 5.5 M'."""
+    heads: list[list[int]] = []
+    for count in spec.heads:
+        if heads and heads[-1][0] == count:
+            heads[-1][1] += 1
+        else:
+            heads.append([count, 1])
+    listed = ", ".join(str(count) if times == 1 else f"{count} × {times}" for count, times in heads)
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    return f"{spec.depth} blocks, {spec.width}-d, heads {listed}, patch {spec.patch_size}, {millions:.2f} M"
+
+
+def _class_range(source: DataSource) -> str:
+    counts = [int((source.train.labels == label).sum()) for label in range(len(source.classes))]
+    return f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,}–{max(counts):,}"
+
+
+def _some(classes: tuple[str, ...]) -> str:
+    return ", ".join(classes[:3]) + (", …" if len(classes) > 3 else "")

@@ -1,0 +1,139 @@
+"""`cikd lm`: stage 2, Logit Mimicking; without --from it is LM alone, with --no-distill the plain fine-tune."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from cikd_cli.chain import inherited_settings
+from cikd_cli.config import LmConfig
+from cikd_cli.engine.optim import LABEL_NO_DECAY
+from cikd_cli.engine.precision import DTYPES, choose_precision
+from cikd_cli.errors import CikdError
+from cikd_cli.methods.lm import LogitMimicking
+from cikd_cli.methods.supervised import Supervised
+from cikd_cli.models.teacher import FrozenTeacher
+from cikd_cli.models.weights import HALF, ModelSpec, load_model
+from cikd_cli.options import Request
+from cikd_cli.runs import RunDir
+from cikd_cli.stages import training
+from cikd_cli.stages.ali import find_teacher
+from cikd_cli.stages.job import (
+    Job,
+    check_recorded_heads,
+    describe_data,
+    describe_network,
+    new_student,
+    open_source,
+    open_teacher,
+    trainable_groups,
+)
+
+
+def run(request: Request) -> dict[str, Any]:
+    """Train a student on labels and a teacher's logits; the summary for --json."""
+    return training.run(request, LmConfig, inherit=inherit, build=build)
+
+
+def inherit(request: Request) -> training.Inherited:
+    """The parent hands down data, teacher and student; without one, the teacher does."""
+    flags = request.flags
+    if flags.get("from_run") is None:
+        try:
+            teacher = find_teacher(flags.get("teacher"), flags.get("data"), Path(request.options.runs_dir))
+        except CikdError:
+            if flags.get("distill", True) or flags.get("teacher"):
+                raise
+            return training.Inherited({"mean": HALF, "std": HALF}, None, "")
+        note = "" if flags.get("teacher") else "  [the newest finished one]"
+        return training.Inherited(inherited_settings(teacher), teacher, note)
+    parent = RunDir.open(flags["from_run"], stages=("ali", "lm"))
+    values = inherited_settings(parent)
+    if not parent.record["data"]["classes"]:  # ALI saw unlabelled images; labels are those of the teacher's data
+        values |= inherited_settings(parent.parent("finetune-teacher"))
+    return training.Inherited(values, parent, "  [from the parent]")
+
+
+def build(config: LmConfig, device: torch.device) -> Job:
+    """Data, teacher, student and the method; raises CikdError for whatever cannot work."""
+    source = open_source(config)
+    precision = choose_precision(config.precision, device)
+    parents: list[RunDir] = []
+    facts = []
+    teacher = teacher_spec = None
+    if config.teacher is not None:
+        run, teacher, teacher_spec = open_teacher(config, source)
+        parents.append(run)
+        told = "" if config.distill else "  (its heads and patches only: --no-distill)"
+        network = describe_network(teacher_spec, teacher)
+        facts.append(("teacher", f"{run.path}  {teacher_spec.architecture} {network}{told}"))
+    student, spec, came_from = _student(config, teacher_spec, source.classes)
+    parents += came_from
+    method: nn.Module
+    if config.distill:
+        assert teacher is not None
+        frozen = FrozenTeacher(teacher, device=device, dtype=DTYPES[precision])
+        method = LogitMimicking(
+            student,
+            frozen,
+            mean=spec.mean,
+            std=spec.std,
+            **config.model_dump(
+                include={
+                    "alpha", "w_tckd", "temperature", "nckd_weighting", "kd_t2", "kd_warmup_epochs", "smoothing",
+                }
+            ),
+        )  # fmt: skip
+    else:
+        method = Supervised(student, mean=spec.mean, std=spec.std, smoothing=config.smoothing)
+    start = f"trunk from {came_from[0].path}" if came_from else "from scratch"
+    facts += [
+        (
+            "student",
+            f"{config.student} {describe_network(spec, student)}, {start}, new {len(source.classes)}-class head",
+        ),
+        ("data", describe_data(source, config)),
+        ("objective", _describe_objective(config, len(source.classes))),
+    ]
+    return Job(
+        config=config,
+        source=source,
+        method=method,
+        model=student,
+        spec=spec,
+        groups=trainable_groups(student, config, LABEL_NO_DECAY),
+        parents=parents,
+        facts=facts,
+    )
+
+
+def _student(
+    config: LmConfig, teacher: ModelSpec | None, classes: tuple[str, ...]
+) -> tuple[VisionTransformer, ModelSpec, list[RunDir]]:
+    if config.from_run is None:
+        student, spec = new_student(config, teacher, classes=classes)
+        return student, spec, []
+    run = RunDir.open(config.from_run, stages=("ali", "lm"))
+    trunk, trunk_spec = load_model(run.weights)
+    check_recorded_heads(run, trunk_spec)
+    spec = replace(trunk_spec, num_classes=len(classes), classes=classes, drop_path=config.drop_path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        student = spec.build()  # its head is new (spec 1.10, row 22)
+    tensors = {name: tensor for name, tensor in trunk.state_dict().items() if not name.startswith("head.")}
+    student.load_state_dict(student.state_dict() | tensors)
+    return student, spec, [run]
+
+
+def _describe_objective(config: LmConfig, classes: int) -> str:
+    labels = f"cross entropy, smoothing {config.smoothing:g}"
+    if not config.distill:
+        return labels
+    nckd = "NCKD is zero for two classes" if classes == 2 else f"α {config.alpha:g} × NCKD ({config.nckd_weighting})"
+    return (
+        f"{labels} + g(epoch) × (TCKD + {nckd}), T {config.temperature:g}, "
+        f"g rises over {config.kd_warmup_epochs} epochs"
+    )

@@ -1,0 +1,94 @@
+"""The table at the end of `cikd run`, and its page."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cikd_cli import __version__
+from cikd_cli.analysis.plots import History, plot_curves
+from cikd_cli.files import write_atomically
+from cikd_cli.render import data_uri, render
+from cikd_cli.runs import RunDir
+
+COLUMNS = ("", "top-1", "top-5", "of teacher", "params", "MACs", "epochs", "seconds")
+TITLES = {"teacher": "teacher", "lm": "student (ALI, then LM)", "baseline": "same student, labels only"}
+
+
+def rows(runs: Mapping[str, RunDir], evaluations: Mapping[str, dict[str, Any]]) -> list[list[str]]:
+    """One row a network, from the students' `eval` summaries; seconds of training, ALI's counted with the student's."""
+    teacher = evaluations["lm"]["teacher"]
+    table = [_row("teacher", teacher, teacher, [runs["teacher"]])]
+    for name, evaluation in evaluations.items():
+        table.append(_row(name, evaluation, teacher, [runs["ali"], runs["lm"]] if name == "lm" else [runs[name]]))
+    return table
+
+
+PICTURES = (  # (file in analysis/, title, caption)
+    (
+        "curves",
+        "Learning curves",
+        "Each term of each stage's loss, and the accuracy on the images named in the legend.",
+    ),
+    ("mad", "Mean attention distance", "How far each head looks, in pixels; a dot a head, a column a block."),
+    (
+        "cka",
+        "Similarity to the teacher",
+        "Unbiased linear CKA of every layer of the student with every layer of the teacher.",
+    ),
+    ("confusion", "Confusion matrix", "Rows: true classes; columns: what the student said; test images."),
+)
+
+
+def write(runs: Mapping[str, RunDir], table: list[list[str]]) -> Path:
+    """report.html in the student's run, carrying its pictures; returns its path."""
+    run = runs["lm"]
+    plot_curves(run.analysis / "curves", [_history(name, made.metrics()) for name, made in runs.items()])
+    pictures = [
+        {"title": title, "src": data_uri(file), "alt": title, "caption": caption}
+        for name, title, caption in PICTURES
+        if (file := run.analysis / f"{name}.png").is_file()
+    ]
+    data, hardware = run.record["data"], run.record["hardware"]
+    values = {
+        "title": f"cikd on {data['name']}",
+        "version": __version__,
+        "created": str(run.record["finished"]),
+        "facts": [
+            ("data", f"{data['train']:,} training and {data['test']:,} test images, {data['classes']} classes"),
+            ("split", f"{data['split']}, fingerprint {data['fingerprint'][:12]}"),
+            ("seed", str(run.record["seed"])),
+            ("machine", f"{hardware['device']}, {hardware['cpus']} cores, torch {run.record['versions']['torch']}"),
+        ],
+        "columns": COLUMNS,
+        "rows": table,
+        "pictures": pictures,
+        "runs": [(made.stage, str(made.path), made.record["weights"]["sha256"]) for made in runs.values()],
+        "commands": [" ".join(run.record["argv"])],
+    }
+    page = run.path / "report.html"
+    write_atomically(page, render("report.html.j2", values).encode())
+    return page
+
+
+def _history(name: str, metrics: list[dict[str, Any]]) -> History:
+    def series(key: str) -> list[tuple[float, float]]:
+        return [(row["epoch"], row[key]) for row in metrics if row.get(key) is not None]
+
+    terms = [term for term in ("ce", "tckd", "nckd", "qk", "vv") if series(term)]
+    scores = [score for score in ("val_top1", "test_top1") if series(score)]
+    return History(name, {term: series(term) for term in terms}, {score: series(score) for score in scores})
+
+
+def _row(name: str, evaluation: Mapping[str, Any], teacher: Mapping[str, Any], runs: list[RunDir]) -> list[str]:
+    epochs = " + ".join(str(run.record["result"]["epochs"]) for run in runs)
+    seconds = sum(float(run.record["result"]["seconds"]) for run in runs)
+    return [
+        TITLES[name],
+        f"{evaluation['top1']:.1f}",
+        f"{evaluation['top5']:.1f}" if "top5" in evaluation else "",
+        f"{100 * evaluation['top1'] / teacher['top1']:.1f} %" if teacher["top1"] else "",
+        f"{evaluation['params'] / 1e6:.2f} M",
+        f"{evaluation['macs'] / 1e9:.2f} G",
+        epochs,
+        f"{seconds:.0f}",
+    ]

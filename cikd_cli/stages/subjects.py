@@ -1,0 +1,202 @@
+"""What eval, mad and cka look at: networks from runs, weights files or timm names, and the images to show them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from cikd_cli.console import Reporter
+from cikd_cli.data.decode import DecodedSplit
+from cikd_cli.data.loader import Batch, auto_workers, epoch_order, eval_batches
+from cikd_cli.data.sources import DataSource, Split, load_source
+from cikd_cli.data.views import normalise
+from cikd_cli.errors import CikdError
+from cikd_cli.models.vit import create_teacher
+from cikd_cli.models.weights import (
+    ModelSpec,
+    architecture_of,
+    load_foreign,
+    load_model,
+    pretraining_statistics,
+    read_spec,
+)
+from cikd_cli.runs import RunDir
+
+TEACHER = "finetune-teacher"
+STAGES_WITH_WEIGHTS = (TEACHER, "ali", "lm")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network under study; `run` is None for a weights file or a timm name."""
+
+    label: str
+    model: VisionTransformer
+    spec: ModelSpec
+    run: RunDir | None = None
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """The hash of a run's weights."""
+        return str(self.run.record["weights"]["sha256"]) if self.run else None
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of one split, in memory if they fit. own: they are the data set of the run they were opened for."""
+
+    source: DataSource
+    split: str
+    decoded: DecodedSplit
+    own: bool
+
+    def __len__(self) -> int:
+        return len(self.decoded)
+
+    def batches(self, image_size: int, batch_size: int, workers: int | None) -> Iterator[Batch]:
+        """Evaluation views (spec 1.8), in order; the last batch may be short."""
+        if workers is None:
+            workers = auto_workers(self.decoded, image_size, batch_size=batch_size)
+        return eval_batches(self.decoded, image_size, batch_size=batch_size, workers=workers)
+
+    def describe(self) -> str:
+        """'128 test images of digits'."""
+        return f"{len(self):,} {self.split} images of {self.source.name}"
+
+
+def find_run(name: str) -> RunDir | None:
+    """The run of this path; None for a weights file or a timm name.
+
+    Raises:
+        CikdError: neither, or an unfinished, edited or foreign run.
+    """
+    path = Path(name)
+    if path.is_file() or (not path.exists() and timm.is_model(name.split(".")[0])):
+        return None
+    return RunDir.open(path, stages=STAGES_WITH_WEIGHTS)
+
+
+def open_subject(name: str, *, image_size: int | None = None) -> Subject:
+    """The network of a run, of a weights file, or of a timm name (weights from the hub or its cache).
+
+    image_size: for a timm name or a file from elsewhere; none: the size it was pretrained at.
+
+    Raises:
+        CikdError: as `find_run`, or weights that cannot be had.
+    """
+    run = find_run(name)
+    if run is not None:
+        return open_run(run)
+    if Path(name).is_file():
+        return _open_file(Path(name), image_size)
+    model = create_teacher(name, num_classes=0, image_size=image_size or _own_size(name), pretrained=True)
+    return Subject(name, model.eval(), _describe(model, name))
+
+
+def open_run(run: RunDir) -> Subject:
+    """The network of a run that RunDir.open let pass."""
+    model, spec = load_model(run.weights)
+    return Subject(str(run.path), model, spec, run)
+
+
+def teacher_of(run: RunDir) -> RunDir | None:
+    """The teacher a run descends from; None if it has none. Raises CikdError if it is gone or was made again."""
+    return run.parent(TEACHER) if run.has_ancestor(TEACHER) else None
+
+
+def open_images(
+    run: RunDir | None,
+    *,
+    data: str | None,
+    data_root: str | None,
+    split: str = "test",
+    labelled: bool,
+    most: int | None = None,
+) -> Images:
+    """Images as the run's own config reads them, or of another data set.
+
+    data, data_root: what the user typed; none: the run's own.
+    split: "test", "val" or "train"; without labels, a folder that has no test images gives its train images.
+    most: take so many images, drawn without order or class (the same each time); none: all.
+
+    Raises:
+        CikdError: no data named, data that cannot be read, or a split that is not there.
+    """
+    config = run.config() if run else {}
+    own = str(run.record["data"]["name"]) if run else None
+    name = data or own
+    if name is None:
+        raise CikdError("Which images?", hint="--data digits, another named set, or a folder of images")
+    is_own = own is not None and (name == own or Path(name).resolve() == Path(own))
+    source = load_source(
+        name,
+        data_root=data_root or config.get("data_root", "data"),
+        download=False,
+        skip_unreadable=config.get("skip_unreadable", False),
+        labelled=labelled,
+        **(_division(config) if is_own else {}),
+    )
+    found = {"test": source.test, "val": source.val, "train": source.train}[split]
+    if found is None and not labelled:
+        split, found = "train", source.train
+    if found is None:
+        raise CikdError(f"{name} has no {split} images.", hint="--split train, or another --data")
+    decoded = DecodedSplit(
+        _sample(found, most), decode_size=config.get("decode_size", 0), limit_mb=config.get("cache_mb", 4096)
+    )
+    return Images(source, split, decoded, is_own)
+
+
+def normalised(batches: Iterator[Batch], spec: ModelSpec, device: torch.device) -> Iterator[Tensor]:
+    """The images of batches as a network wants them, (B, 3, H, W) float32 on the device."""
+    for batch in batches:
+        yield normalise(batch.images.to(device, non_blocking=True), spec.mean, spec.std)
+
+
+def watched(batches: Iterator[Batch], out: Reporter, *, total: int, text: str) -> Iterator[Batch]:
+    """The same batches, with a progress bar over `total` images."""
+    with out.progress(total) as bar:
+        done = 0
+        for batch in batches:
+            yield batch
+            done += len(batch.images)
+            bar.update(done, text)
+
+
+def result_stem(kind: str, home: RunDir | None, name: str) -> Path:
+    """Where the files of an analysis go, without extension: into the run, else into the working directory."""
+    plain = Path(name).name.removesuffix(".safetensors").removesuffix(".pth")
+    return home.analysis / kind if home else Path(f"{kind}-{plain}")
+
+
+def _division(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: config[key] for key in ("fraction", "val", "split_seed") if key in config}
+
+
+def _sample(split: Split, most: int | None) -> Split:
+    """`most` images in random order: a folder is sorted by class, and its first images are of one class."""
+    return split if most is None else split.take(epoch_order(0, 0, len(split))[:most])
+
+
+def _open_file(path: Path, image_size: int | None) -> Subject:
+    if path.suffix == ".safetensors" and read_spec(path) is not None:
+        model, spec = load_model(path)
+        return Subject(str(path), model, spec)
+    architecture = architecture_of(path, None)
+    model, _ = load_foreign(path, architecture, num_classes=0, image_size=image_size or _own_size(architecture))
+    return Subject(str(path), model.eval(), _describe(model, architecture))
+
+
+def _describe(model: VisionTransformer, name: str) -> ModelSpec:
+    mean, std = pretraining_statistics(name)
+    return ModelSpec.describe(model, name, classes=(), mean=mean, std=std)
+
+
+def _own_size(name: str) -> int:
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return int(config.input_size[-1]) if config else 224

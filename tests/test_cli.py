@@ -1,0 +1,227 @@
+"""The command line: help, config, what is refused and how, and how trouble in a stage is told."""
+
+import errno
+import json
+import sys
+import types
+
+import pytest
+from typer.testing import CliRunner
+
+from cikd_cli import __version__
+from cikd_cli.cli import app
+from cikd_cli.config import CurriculumConfig
+from cikd_cli.errors import CikdError
+from cikd_cli.flags import knobs_of
+from cikd_cli.options import extra, flag_name
+from cikd_cli.runs import RunDir
+from cikd_cli.stages import STAGES
+
+
+def cikd(*words, **variables):
+    return CliRunner().invoke(app, list(words), env={"COLUMNS": "200", "TERM": "dumb", **variables})
+
+
+@pytest.fixture
+def stage(monkeypatch):
+    """Put a function in the place of the ali stage's module; what it is asked is kept in `seen`."""
+    seen = []
+
+    def put(act=lambda _: {}):
+        module = types.ModuleType("cikd_cli.stages.ali")
+        module.run = lambda request: (seen.append(request), act(request))[1]
+        monkeypatch.setitem(sys.modules, "cikd_cli.stages.ali", module)
+        return seen
+
+    return put
+
+
+def failing(error):
+    def act(_):
+        raise error
+
+    return act
+
+
+# ---- help ----
+
+
+def test_alone_it_shows_its_commands():
+    shown = cikd().output
+    assert all(command in shown for command in [*STAGES, "runs", "config"])
+
+
+def test_version_is_one_line():
+    assert cikd("--version").output == f"cikd {__version__}\n"
+
+
+def test_help_has_the_panels_the_examples_and_the_real_defaults():
+    shown = cikd("ali", "--help").output
+    for title in ("Data", "Teacher and student", "Optimisation", "Hardware", "Run"):
+        assert f" {title} " in shown
+    assert "cikd ali --data cifar100 --lob 10 --gpus 4" in shown
+    assert "Passes over the training images. [default: 300]" in shown
+    assert "[default: 0]" in next(line for line in shown.splitlines() if "--seed" in line)
+    assert "INT|auto" in shown
+
+
+@pytest.mark.parametrize("command", STAGES)
+def test_every_knob_with_a_panel_is_a_flag_in_help(command):
+    shown = cikd(command, "--help").output
+    fields = STAGES[command].config.model_fields
+    missing = [flag_name(name, info) for name, info in fields.items() if extra(info, "panel") and name]
+    assert [flag for flag in missing if f"{flag} " not in shown] == []
+
+
+def test_the_curriculum_has_the_flags_of_its_stages():
+    flags = {flag_name(name, info) for name, (_, info) in knobs_of(STAGES["run"]).items()}
+    assert flags == {
+        *("--data", "--data-root", "--download", "--fraction", "--val", "--image-size", "--skip-unreadable"),
+        *("--teacher", "--teacher-arch", "--student", "--lob", "--precision", "--seed", "--baseline"),
+    }
+    assert STAGES["run"].config is CurriculumConfig
+
+
+def test_a_mistyped_command_is_answered_with_the_nearest():
+    result = cikd("evl")
+    assert result.exit_code == 2
+    assert "eval" in result.output
+
+
+# ---- what reaches the stage ----
+
+
+def test_only_what_was_typed_reaches_the_stage_in_its_own_type(stage):
+    seen = stage()
+    words = ["--data", "digits", "--lob", "4", "--no-qk", "--lr", "1e-3", "--pairs", "1:1,4:6", "--set", "flip=0"]
+    result = cikd("ali", *words, "--set", "ema=0.5", "--gpus", "0,2")
+    assert result.exit_code == 0, result.output
+    request = seen[0]
+    assert request.flags == {"data": "digits", "lob": 4, "qk": False, "lr": 1e-3, "pairs": ((1, 1), (4, 6))}
+    assert request.options.model_fields_set == {"set", "gpus"}
+    assert request.options.set == ("flip=0", "ema=0.5")
+
+
+def test_the_runs_folder_can_come_from_the_environment(stage):
+    seen = stage()
+    cikd("ali", CIKD_RUNS_DIR="elsewhere")
+    assert seen[0].options.runs_dir == "elsewhere"
+
+
+def test_a_stage_without_arguments_runs_and_does_not_show_help(stage):
+    seen = stage()
+    assert cikd("ali").exit_code == 0
+    assert len(seen) == 1
+
+
+def test_with_json_standard_output_is_one_object(stage):
+    stage(lambda _: {"run": "runs/ali-001", "loss": float("nan")})
+    assert json.loads(cikd("ali", "--json").stdout) == {"run": "runs/ali-001", "loss": None}
+    assert cikd("ali").stdout == ""
+
+
+# ---- refusals, before any stage is loaded ----
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        (["ali", "--data", "cifar100", "epochs=10"], "epochs=10 is not a flag", "--epochs 10"),
+        (["ali", "batch-size=8"], "batch-size=8 is not a flag", "--batch-size 8"),
+        (["ali", "flip=0"], "flip=0 is not a flag", "--set flip=0"),
+        (["ali", "epoch=10"], "epoch=10 is not a flag", "did you mean --epochs 10?"),
+        (["ali", "now"], "'now' belongs to no flag", "cikd ali --help"),
+        (["mad", "runs/x", "images=10"], "images=10 is not a flag", "--images 10"),
+        (["eval"], "cikd eval needs a run", "cikd eval runs/lm-001"),
+        (["ali", "--epochs", "ten"], "epochs must be a whole number, not 'ten'", "cikd config ali"),
+        (["ali", "--workers", "-1"], "workers must be greater than or equal to 0, not -1", "cikd"),
+        (["run", "--data", "flower"], "no data set and no folder named 'flower'", "did you mean flowers?"),
+        (["ali", "--resume", "runs/ali-001", "--lr", "1"], "so --lr cannot be given", "cikd ali --resume runs/ali-001"),
+    ],
+)
+def test_wrong_input_is_a_sentence_a_hint_and_exit_code_2(words, message, hint, monkeypatch):
+    for name in ("ali", "mad", "evaluate", "curriculum"):
+        monkeypatch.setitem(sys.modules, f"cikd_cli.stages.{name}", None)  # importing it would fail
+    result = cikd(*words)
+    assert result.exit_code == 2
+    error, second = result.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert message in error
+    assert second.startswith("hint: ")
+    assert hint in second
+    assert result.stdout == ""
+
+
+# ---- trouble in a stage ----
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch names it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message", "hint"),
+    [
+        (CikdError("no run", hint="cikd runs"), 2, "no run", "cikd runs"),
+        (CikdError("stopped and saved", exit_code=130), 130, "stopped and saved", None),
+        (KeyboardInterrupt(), 130, "interrupted", None),
+        (MemoryError(), 1, "out of memory", "--batch-size"),
+        (OutOfMemoryError("CUDA out of memory.\nmore"), 1, "out of memory: CUDA out of memory.", "--accumulate"),
+        (OSError(errno.ENOSPC, "No space left on device", "runs/x"), 1, "no space left for runs/x", "free some space"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), 1, "no space left", "free some space"),
+    ],
+)
+def test_trouble_in_a_stage_is_a_sentence_with_its_exit_code(stage, error, code, message, hint):
+    stage(failing(error))
+    result = cikd("ali")
+    assert result.exit_code == code
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith(f"error: {message}")
+    assert len(lines) == (2 if hint else 1)
+    assert hint is None or hint in lines[1]
+
+
+def test_our_own_bug_stays_a_traceback(stage):
+    stage(failing(ValueError("ours")))
+    assert isinstance(cikd("ali").exception, ValueError)
+
+
+# ---- config and runs ----
+
+
+def test_config_shows_every_value_and_its_source():
+    shown = cikd("config", "ali", "--data", "flowers", "--epochs", "7").stdout.splitlines()
+    cells = {line.split()[0]: line.split(maxsplit=2)[1:] for line in shown}
+    assert cells["epochs"] == ["7", "flag"]
+    assert cells["batch_size"] == ["64", "recipe flowers"]
+    assert cells["betas"] == ["0.9,0.95", "default"]
+
+
+def test_config_run_shows_all_three_stages_as_json():
+    config = json.loads(cikd("config", "run", "--set", "ali.epochs=5", "--json").stdout)["config"]
+    assert config["ali.epochs"] == {"value": 5, "source": "--set"}
+    assert {key.split(".")[0] for key in config} == {"finetune_teacher", "ali", "lm", "baseline"}
+
+
+def test_config_shows_what_a_parent_hands_on_and_refuses_a_contradiction(tmp_path):
+    config = {"data": "digits", "image_size": 64}
+    run = RunDir.create(tmp_path, "ali", prefix="ali", name=None, record={"parents": []}, config=config)
+    run.finish({})
+    shown = cikd("config", "lm", "--from", str(run.path)).stdout
+    assert f"from {run.path}" in next(line for line in shown.splitlines() if line.startswith("image_size"))
+    refused = cikd("config", "lm", "--from", str(run.path), "--image-size", "32")
+    assert refused.exit_code == 2
+    assert "image_size 32 contradicts" in refused.stderr
+
+
+def test_runs_shows_the_tree_and_a_run_nobody_holds_as_interrupted(tmp_path):
+    run = RunDir.create(tmp_path, "ali", prefix="ali", name=None, record={"parents": []}, config={})
+    shown = cikd("runs", "--runs-dir", str(tmp_path)).stdout
+    assert str(run.path) in shown
+    assert "interrupted" in shown
+    listed = json.loads(cikd("runs", "--runs-dir", str(tmp_path), "--json").stdout)
+    assert listed["runs"][0]["status"] == "interrupted"
+
+
+def test_runs_says_so_where_there_are_none(tmp_path):
+    assert "no runs in" in cikd("runs", "--runs-dir", str(tmp_path)).stdout
