@@ -3,6 +3,7 @@
 import json
 import pickle
 import struct
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -220,7 +221,7 @@ def test_an_unlabelled_folder_can_be_reduced_to_a_fraction(tmp_path: Path) -> No
 def test_smaller_fractions_lie_inside_larger_ones_and_are_stratified(tmp_path: Path) -> None:
     folder = class_folders(tmp_path / "set", {"a": 50, "b": 25})
     sets = [names(load(folder, fraction=share).train) for share in (0.1, 0.2, 0.5, 1.0)]
-    for smaller, larger in zip(sets, sets[1:], strict=False):
+    for smaller, larger in pairwise(sets):
         assert set(smaller) < set(larger)
     assert [name[0] for name in sets[0]] == ["a"] * 4 + ["b"] * 2
 

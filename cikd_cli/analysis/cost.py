@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 WARM_UP = 5  # the first passes choose kernels and fill caches
+MOST_SECONDS = 3.0  # of measuring, on a slow or busy machine
 
 
 def parameters(model: nn.Module, *, trainable: bool = False) -> int:
@@ -34,12 +35,15 @@ def macs(model: nn.Module, image_size: int) -> int:
 
 @torch.inference_mode()
 def latency(model: nn.Module, image_size: int, device: torch.device | str = "cpu", *, repeats: int = 30) -> float:
-    """Median milliseconds of one image in a batch of its own, in evaluation mode; the model is moved to `device`."""
+    """Median milliseconds of one image in a batch of its own, in evaluation mode; the model is moved to `device`.
+
+    repeats: how many passes, unless they take longer than about three seconds.
+    """
     model.eval().to(device)
     image = _image(model, image_size)
     on_gpu = image.device.type == "cuda"
-    times = []
-    for _ in range(WARM_UP + repeats):
+    times: list[float] = []
+    while len(times) < WARM_UP + repeats and (len(times) < 2 * WARM_UP or sum(times) < MOST_SECONDS):
         start = time.perf_counter()
         model(image)
         if on_gpu:

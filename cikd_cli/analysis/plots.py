@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -97,8 +97,10 @@ def plot_cka(stem: Path, students: Sequence[Similarity], *, teacher: str) -> lis
     """
     with style():
         figure, axes = grid_of_axes(len(students) + 1, width=4.6, height=4.2)
+        heat: dict[str, Any] = {"origin": "lower", "aspect": "auto", "cmap": "magma", "vmin": 0, "vmax": 1}
         for panel, run in zip(axes, students, strict=False):
-            image = panel.imshow(np.array(run.matrix, dtype=float), origin="lower", cmap="magma", vmin=0, vmax=1)
+            image = panel.imshow(np.array(run.matrix, dtype=float), **heat)
+            panel.set_box_aspect(1)  # networks of different depth too
             panel.set_title(f"CKA, {safe_text(run.label, 38)}")
             panel.set(xlabel=f"layer of {safe_text(teacher, 34)}", ylabel="layer of the student")
             panel.set_xticks(range(len(run.matrix[0])), _layer_names(len(run.matrix[0])))

@@ -1,8 +1,5 @@
 """Batches: seeded order, this process's share of each global batch, and views made in worker processes."""
 
-import os
-import shutil
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,13 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from cikd_cli.data.decode import DecodedSplit
 from cikd_cli.data.views import Pixels, ViewLaw, evaluation_view, philox, uniforms, views
+from cikd_cli.data.workers import PREFETCH, auto_workers, start_worker
 from cikd_cli.errors import CikdError
-
-SMALL_IMAGE = 64  # pixels; up to here making a view costs less than sending it between processes
-MOST_WORKERS = 8
-
-_PREFETCH = 2  # batches a worker prepares ahead
-_SHARED_MEMORY = "/dev/shm"  # batches travel through it
 
 Item = tuple[int, int]  # (epoch, index)
 Pair = tuple[Pixels, Pixels | None]  # the student's view, the teacher's
@@ -72,21 +64,6 @@ class Batch:
 def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     """A permutation of 0..count-1, a function of (seed, epoch, count)."""
     return np.argsort(philox(seed, epoch, stream=1).random(count), kind="stable").astype(np.int64)
-
-
-def auto_workers(decoded: DecodedSplit, image_size: int, *, batch_size: int, views: int = 1, size: int = 1) -> int:
-    """Worker processes for one of `size` processes: none for small images in memory, else one a core, at most 8.
-
-    As many as shared memory has room for: a container's default of 64 MiB holds few batches.
-    """
-    if decoded.in_memory and image_size <= SMALL_IMAGE:
-        return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(MOST_WORKERS, max(1, cores // size))
-    if os.path.isdir(_SHARED_MEMORY):  # noqa: PTH112
-        batch = (_PREFETCH + 1) * views * (batch_size // size) * 3 * image_size**2
-        workers = min(workers, shutil.disk_usage(_SHARED_MEMORY).free // (size * max(1, batch)))
-    return workers
 
 
 class TrainLoader:
@@ -220,8 +197,8 @@ def _data_loader(dataset: Dataset[Batch], steps: Any, workers: int) -> DataLoade
             batch_sampler=steps,
             collate_fn=_identity,
             num_workers=workers,
-            worker_init_fn=_start_worker,
-            prefetch_factor=_PREFETCH if workers else None,
+            worker_init_fn=start_worker,
+            prefetch_factor=PREFETCH if workers else None,
             persistent_workers=workers > 0,
             # fork shares the decoded images; macOS and Windows cannot
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
@@ -236,16 +213,12 @@ def _iterate(loader: DataLoader[Batch]) -> Iterator[Batch]:
         iterator = iter(loader)
     for made in iterator:
         if isinstance(made, CikdError):
-            raise made
+            try:
+                raise made
+            finally:
+                del made  # else error, traceback and this frame form a cycle that keeps the workers alive
         yield made
 
 
 def _identity(batch: Any) -> Any:
     return batch
-
-
-def _start_worker(_: int) -> None:
-    """One thread each; Ctrl-C and SIGTERM reach the whole group, and are the parent's to answer."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

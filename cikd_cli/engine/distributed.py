@@ -1,5 +1,6 @@
 """Processes and devices; nothing else in the program knows about ranks."""
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,6 +103,7 @@ def launch(worker: Callable[..., None], hardware: Hardware, run: Path, *args: An
             torch.cuda.set_device(hardware.device)
         worker(World(hardware.device), run, *args)
         return
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the sentence below says it shorter
     threads = max(1, (os.cpu_count() or 1) // hardware.processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     config = LaunchConfig(
@@ -118,7 +120,10 @@ def launch(worker: Callable[..., None], hardware: Hardware, run: Path, *args: An
         elastic_launch(config, _entry)(worker, hardware, run, *args)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        raise CikdError(f"Process {rank} failed: {_said(failure.message)}.", exit_code=EXIT_FAILED) from error
+        name, _, sentence = _said(failure.message).partition(": ")
+        if name.endswith("CikdError"):
+            raise CikdError(sentence, exit_code=EXIT_FAILED) from error
+        raise CikdError(f"Process {rank} failed: {name}: {sentence}", exit_code=EXIT_FAILED) from error
     except SignalException:
         pass  # the workers were told too; run.json says how far they came
 
@@ -142,4 +147,4 @@ def _entry(worker: Callable[..., None], hardware: Hardware, run: Path, *args: An
 
 def _said(message: Any) -> str:
     text = message.get("message", "") if isinstance(message, dict) else str(message)
-    return (text.strip().splitlines() or ["no message; see log.txt in the run"])[-1].rstrip(".")
+    return (text.strip().splitlines() or ["no message; see log.txt in the run"])[-1]

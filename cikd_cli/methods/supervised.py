@@ -27,8 +27,8 @@ class Supervised(nn.Module):
         self.smoothing = smoothing
         self.linear_probe = linear_probe
         if linear_probe:
-            model.requires_grad_(False)
-            model.head.requires_grad_(True)
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(name.startswith("head"))  # a distilled DeiT has two
 
     def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:  # noqa: ARG002 - the protocol's signature
         """{"ce"}: scalar."""
@@ -36,8 +36,8 @@ class Supervised(nn.Module):
         if self.linear_probe:
             self.model.eval()
             with torch.no_grad():
-                features = self.model.forward_head(self.model.forward_features(images), pre_logits=True)
-            logits = self.model.head(features)
+                features = self.model.forward_features(images)
+            logits = self.model.forward_head(features)
         else:
             logits = self.model(images)
         return {"ce": cross_entropy(logits, batch.targets, smoothing=self.smoothing)}

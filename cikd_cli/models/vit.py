@@ -105,7 +105,9 @@ def create_teacher(
         )
     try:
         model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, img_size=image_size)
-    except (OSError, RuntimeError, ValueError, TypeError, AssertionError) as error:
+    except TypeError as error:  # it has no img_size, so it is a convolutional network
+        raise _not_tappable(name, "network without patches") from error
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:
         if pretrained:
             raise CikdError(
                 f"The weights of {name} are neither in timm's cache nor reachable ({_first_line(error)}).",
@@ -188,14 +190,18 @@ def check_patch(image_size: int, patch_size: int) -> None:
 def check_tappable(model: nn.Module, name: str) -> None:
     """Refuse a model whose blocks are not pre-norm attention with one qkv projection."""
     if not isinstance(model, VisionTransformer):
-        raise CikdError(
-            f"{name} is a {type(model).__name__}; ALI copies query, key and value of a plain VisionTransformer.",
-            hint="--teacher vit_base_patch16_224.dino",
-        )
+        raise _not_tappable(name, type(model).__name__)
     tappable = all(type(block) is Block and getattr(block.attn, "gate", None) is None for block in model.blocks)
     if not tappable or not model.has_class_token:
         lacking = "class token" if tappable else "plain pre-norm attention block"
         raise CikdError(f"{name} has no {lacking}, which the method needs.", hint="--teacher vit_base_patch16_224.dino")
+
+
+def _not_tappable(name: str, kind: str) -> CikdError:
+    return CikdError(
+        f"{name} is a {kind}; ALI copies query, key and value of a plain VisionTransformer.",
+        hint="--teacher vit_base_patch16_224.dino",
+    )
 
 
 def _layer_norm(width: int, **kwargs: object) -> nn.LayerNorm:

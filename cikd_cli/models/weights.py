@@ -107,9 +107,9 @@ class ModelSpec:
 
 
 def encode_model(model: VisionTransformer, spec: ModelSpec) -> bytes:
-    """A whole weights file, spec included."""
+    """A whole weights file, spec included; equal networks give equal bytes."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    return save(tensors, metadata={"format": "pt", "cikd": json.dumps(spec.as_dict())})
+    return save(tensors, metadata={"cikd": json.dumps(spec.as_dict())})  # one key: several are written in any order
 
 
 def load_model(path: Path) -> tuple[VisionTransformer, ModelSpec]:
@@ -168,8 +168,9 @@ def architecture_of(path: Path, named: str | None) -> str:
     """The timm architecture of a file: as named by the user, else the file's own name when timm knows it."""
     if named:
         return named
-    if timm.is_model(path.stem.split(".")[0]):
-        return path.stem
+    base = path.stem.split(".")[0]
+    if timm.is_model(base):
+        return path.stem if timm.is_model_pretrained(path.stem) else base  # .mine is no tag of timm's
     raise CikdError(
         f"{path} does not say which architecture it holds, and head counts cannot be read off the weights.",
         hint="--teacher-arch vit_base_patch16_224, or another timm name",
@@ -222,10 +223,12 @@ def _load_strictly(
     missing = [key for key in expected if key not in tensors]
     unfit = [k for k, v in tensors.items() if k in expected and v.shape != expected[k].shape]
     essential = [key for key in missing if not key.startswith(may_miss)] if may_miss else missing
-    if essential or unfit:
-        wrong = (essential + unfit)[0]
+    surplus = [key for key in tensors if key.startswith("blocks.") and key not in expected]  # a deeper network, say
+    if essential or unfit or surplus:
+        wrong = (essential + unfit + surplus)[0]
         raise CikdError(
-            f"{path} does not fit: {len(essential)} tensors are missing and {len(unfit)} have another shape ({wrong}).",
+            f"{path} does not fit: {len(essential)} tensors are missing, {len(unfit)} have another shape and "
+            f"{len(surplus)} have no place ({wrong}).",
             hint="check --teacher-arch, or take the weights of another architecture",
         )
     model.load_state_dict({key: value for key, value in tensors.items() if key in expected}, strict=False)

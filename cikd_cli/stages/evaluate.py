@@ -18,6 +18,7 @@ from cikd_cli.errors import CikdError
 from cikd_cli.options import Request
 from cikd_cli.recipes import resolve
 from cikd_cli.runs import RunDir
+from cikd_cli.stages.model_card import write_card
 from cikd_cli.stages.subjects import (
     STAGES_WITH_WEIGHTS,
     Images,
@@ -64,8 +65,11 @@ def run(request: Request) -> Result:
     else:
         result["teacher"] = None
     pictures = _write(subject.run, result, images)
-    _print(out, result, teacher)
+    columns, rows = _table(result, teacher)
+    _print(out, result, columns, rows)
     out.fields([("pictures", "  ".join(map(str, pictures)))])
+    if subject.run.stage == "lm" and images.own and images.split == "test":
+        out.fields([("card", str(write_card(subject.run, columns, rows)))])
     return {key: value for key, value in result.items() if key not in ("classes", "confusion")}
 
 
@@ -178,15 +182,17 @@ def _without_confusion(result: Result) -> Result:
     return {key: value for key, value in result.items() if key != "confusion"}
 
 
-def _print(out: Reporter, result: Result, teacher: Result | None) -> None:
+def _table(result: Result, teacher: Result | None) -> tuple[list[str], list[list[str]]]:
+    """The columns, and a row for the teacher, if there is one, and the run."""
     devices = list(result["latency_ms"] or ())
     columns = ["", "top-1", "top-5", "balanced", "params", "MACs", *(f"ms on {_device(name)}" for name in devices)]
-    rows = []
-    for label, scores in (("teacher", teacher), ("student" if teacher else "run", result)):
-        if scores:
-            rows.append([f"{label} {scores['run']}", *_cells(scores, devices)])
+    networks = (("teacher", teacher), ("student" if teacher else "run", result))
+    return columns, [[f"{label} {scores['run']}", *_cells(scores, devices)] for label, scores in networks if scores]
+
+
+def _print(out: Reporter, result: Result, columns: list[str], rows: list[list[str]]) -> None:
     out.table(columns, rows, title=f"{result['images']:,} {result['split']} images of {result['data']}")
-    if teacher and result["retained"] is not None:
+    if result["teacher"] and result["retained"] is not None:
         out.line(f"{result['retained']:.1f} % of the teacher's top-1, {result['size_ratio']:.1f} × smaller")
     worst = sorted((entry for entry in result["classes"] if entry["images"]), key=lambda entry: entry["accuracy"])[:5]
     out.table(

@@ -186,10 +186,10 @@ def _sample(split: Split, most: int | None) -> Split:
 def _open_file(path: Path, image_size: int | None) -> Subject:
     if path.suffix == ".safetensors" and read_spec(path) is not None:
         model, spec = load_model(path)
-        return Subject(str(path), model, spec)
+        return Subject(path.name, model, spec)
     architecture = architecture_of(path, None)
     model, _ = load_foreign(path, architecture, num_classes=0, image_size=image_size or _own_size(architecture))
-    return Subject(str(path), model.eval(), _describe(model, architecture))
+    return Subject(path.name, model.eval(), _describe(model, architecture))
 
 
 def _describe(model: VisionTransformer, name: str) -> ModelSpec:

@@ -61,7 +61,7 @@ def run(request: Request, config_class: type[TrainingConfig], *, inherit: Inheri
     )
     config: TrainingConfig = resolved.config  # type: ignore[assignment]
     job = build(config, hardware.device)
-    training = prepare(job, World(hardware.device), options)
+    training = prepare(job, World(hardware.device, size=hardware.processes), options)
     _print_header(out, resolved, job, training, hardware, inherited)
     if options.dry_run:
         return dry_run(job, training, hardware, out)
@@ -260,7 +260,7 @@ def _resume(
         run_dir.write_config(config.model_dump(mode="json"))
         run_dir.update(status="running")
     job = build(config, hardware.device)
-    training = prepare(job, World(hardware.device), options)
+    training = prepare(job, World(hardware.device, size=hardware.processes), options)
     recorded = run_dir.record["data"]["fingerprint"]
     if recorded != job.source.fingerprint:
         raise CikdError(

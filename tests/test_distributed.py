@@ -1,0 +1,63 @@
+"""Several processes: the same stream, the same result, and one sentence when something is wrong."""
+
+import pytest
+import torch
+
+from cikd_cli.engine.distributed import Hardware, choose_hardware
+from cikd_cli.errors import CikdError
+from cikd_cli.models.vit import StochasticDepth, set_share
+from cikd_cli.models.weights import load_model
+from cikd_cli.runs import RunDir
+
+
+@pytest.mark.parametrize("stage", ["ali", "lm"])
+def test_two_processes_equal_one(cikd, teacher, recipe, stage):
+    words = (stage, "--teacher", teacher, "--recipe", recipe, "--epochs", "2", "--gpus", "cpu")
+    cikd(*words, "--name", "one")
+    cikd(*words, "--processes", "2", "--name", "two")
+    one, _ = load_model(RunDir.open("runs/one").weights)
+    two, _ = load_model(RunDir.open("runs/two").weights)
+    for name, tensor in one.state_dict().items():
+        if name.endswith("qkv.bias"):  # a key's bias has no gradient but rounding, which Adam blows up to full steps
+            continue
+        torch.testing.assert_close(two.state_dict()[name], tensor, rtol=1e-4, atol=2e-5, msg=name)
+    first, second = RunDir.open("runs/one").metrics()[-1], RunDir.open("runs/two").metrics()[-1]
+    assert second["loss"] == pytest.approx(first["loss"], rel=1e-4)
+    assert RunDir.open("runs/two").record["world_size"] == 2
+
+
+def test_the_shares_of_drop_path_make_up_the_mask_of_one_process():
+    x = torch.ones(8, 2, 3)
+    alone = StochasticDepth(0.5).train()
+    torch.manual_seed(0)
+    expected = alone(x)
+    parts = []
+    for rank in range(2):
+        shared = StochasticDepth(0.5).train()
+        set_share(shared, rank=rank, size=2)
+        torch.manual_seed(0)
+        parts.append(shared(x[4 * rank : 4 * rank + 4]))
+    torch.testing.assert_close(torch.cat(parts), expected)
+
+
+def test_more_gpus_than_there_are_is_a_sentence():
+    there = torch.cuda.device_count()
+    with pytest.raises(CikdError) as raised:
+        choose_hardware(str(there + 4))
+    assert raised.value.exit_code == 2
+    assert "--gpus" in str(raised.value.hint)
+
+
+@pytest.mark.parametrize("words", ["many", "0,x", "-1"])
+def test_a_wrong_list_of_gpus_is_a_sentence(words):
+    with pytest.raises(CikdError):
+        choose_hardware(words)
+
+
+def test_cpu_takes_the_processes_asked_for():
+    assert choose_hardware("cpu", 2) == Hardware((), 2)
+
+
+def test_a_batch_that_cannot_be_divided_among_processes_is_refused_before_anything_is_written(cikd, teacher, recipe):
+    words = ("ali", "--teacher", teacher, "--recipe", recipe, "--gpus", "cpu", "--processes", "3")
+    assert "divided" in cikd(*words, code=2).output
