@@ -15,9 +15,13 @@ import torch
 from cikd_cli import __version__
 from cikd_cli.console import Reporter, duration
 from cikd_cli.engine.distributed import Hardware
-from cikd_cli.options import Request
+from cikd_cli.engine.fit import Training
+from cikd_cli.options import Request, Resolved
 from cikd_cli.runs import RunDir
 from cikd_cli.stages.job import Job
+
+
+_SHOWN_ABOVE = ("data", "data_root", "teacher", "from_run", "seed")
 
 
 def record(request: Request, job: Job, hardware: Hardware, recipe: str | None) -> dict[str, Any]:
@@ -46,9 +50,27 @@ def record(request: Request, job: Job, hardware: Hardware, recipe: str | None) -
     }
 
 
-def versions_line(hardware: Hardware, precision: str) -> str:
-    """'0.1.0 · torch 2.15 · 4 × H200 · bf16'."""
-    return f"{__version__} · torch {torch.__version__.split('+')[0]} · {hardware} · {precision}"
+def show(out: Reporter, job: Job, training: Training, hardware: Hardware, resolved: Resolved, *, note: str) -> None:
+    """Print who the parents are, what data, what differs from the recipe, what is to be done; note: on the teacher."""
+    config = job.config
+    changed = sorted(
+        f"{key}={getattr(config, key)}"
+        for key, source in resolved.sources.items()
+        if (source in ("flag", "--set") or source.startswith("config")) and key not in _SHOWN_ABOVE
+    )
+    shares = f" = {hardware.processes} × {config.batch_size // hardware.processes}" if hardware.processes > 1 else ""
+    recipe = (
+        f"{resolved.recipe or 'defaults'}: {config.epochs} epochs · batch {config.batch_size}{shares} · "
+        f"lr {config.lr:g} cosine, warm-up {config.warmup:g} · seed {config.seed}"
+    )
+    versions = f"{__version__} · torch {torch.__version__.split('+')[0]} · {hardware} · {training.precision}"
+    out.fields([
+        ("cikd", versions),
+        *((label, text + note if label == "teacher" else text) for label, text in job.facts),
+        ("recipe", recipe),
+        ("changed", ", ".join(changed) or "nothing"),
+        ("plan", f"{training.steps:,} steps, {training.loader.steps_per_epoch} an epoch"),
+    ])  # fmt: skip
 
 
 def peak_memory(hardware: Hardware) -> int:

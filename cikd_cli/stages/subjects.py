@@ -12,9 +12,10 @@ from torch import Tensor
 
 from cikd_cli.console import Reporter
 from cikd_cli.data.decode import DecodedSplit
-from cikd_cli.data.loader import Batch, auto_workers, epoch_order, eval_batches
+from cikd_cli.data.loader import Batch, epoch_order, eval_batches
 from cikd_cli.data.sources import DataSource, Split, load_source
 from cikd_cli.data.views import normalise
+from cikd_cli.data.workers import auto_workers
 from cikd_cli.errors import CikdError
 from cikd_cli.models.vit import create_teacher
 from cikd_cli.models.weights import (

@@ -1,32 +1,26 @@
 """What the three training stages share: resolve, check, claim a run, train on one or many processes, finish."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 
 from cikd_cli.chain import check_resume
 from cikd_cli.config import StageConfig, TrainingConfig
-from cikd_cli.console import Reporter, duration, reporter
-from cikd_cli.data.decode import DecodedSplit
-from cikd_cli.data.loader import TrainLoader, eval_batches
-from cikd_cli.data.views import ViewLaw
+from cikd_cli.console import Reporter, reporter
 from cikd_cli.engine.distributed import Hardware, World, choose_hardware, launch
-from cikd_cli.engine.evaluate import predict, topk_accuracy
-from cikd_cli.engine.fit import Outcome, Training, fit, resume_command, train_step
-from cikd_cli.engine.precision import choose_attention, choose_precision
+from cikd_cli.engine.fit import Outcome, Training, fit, resume_command
 from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
 from cikd_cli.files import file_sha256, write_atomically
 from cikd_cli.models.weights import encode_model
-from cikd_cli.options import Request, Resolved, RunOptions
+from cikd_cli.options import Request, RunOptions
 from cikd_cli.recipes import recipe_names, resolve
 from cikd_cli.runs import RunDir
 from cikd_cli.stages import STAGES, header
 from cikd_cli.stages.job import Job
+from cikd_cli.stages.prepare import dry_run, prepare
 
 Build = Callable[[Any, torch.device], Job]
 
@@ -62,7 +56,7 @@ def run(request: Request, config_class: type[TrainingConfig], *, inherit: Inheri
     config: TrainingConfig = resolved.config  # type: ignore[assignment]
     job = build(config, hardware.device)
     training = prepare(job, World(hardware.device, size=hardware.processes), options)
-    _print_header(out, resolved, job, training, hardware, inherited)
+    header.show(out, job, training, hardware, resolved, note=inherited.note)
     if options.dry_run:
         return dry_run(job, training, hardware, out)
     run_dir = RunDir.create(
@@ -76,84 +70,6 @@ def run(request: Request, config_class: type[TrainingConfig], *, inherit: Inheri
     out.attach_log(run_dir.path / "log.txt")
     out.fields([("run", f"{run_dir.path}  stop with Ctrl-C (saves); resume: {resume_command(run_dir)}"), ("", "")])
     return _train(run_dir, job, training, hardware, options, out)
-
-
-def prepare(job: Job, world: World, options: RunOptions) -> Training:
-    """The engine's view of a job: networks on the device, images decoded, loader and scoring ready."""
-    config = job.config
-    precision = choose_precision(config.precision, world.device)
-    choose_attention(job.method, precision, world.device)
-    job.method.to(world.device)
-    if config.compile:
-        for block in job.model.blocks:
-            block.compile()
-    decoded = DecodedSplit(job.source.train, decode_size=config.decode_size, limit_mb=config.cache_mb)
-    if world.first:
-        job.facts.append(("images", decoded.describe()))
-    loader = TrainLoader(
-        decoded,
-        ViewLaw(
-            image_size=config.image_size,
-            crop_scale=config.crop_scale,
-            interpolation=config.interpolation,
-            flip=config.flip,
-            jitter=config.jitter,
-            augment=config.augment,
-        ),
-        batch_size=config.batch_size,
-        seed=config.seed,
-        two_views=job.two_views,
-        rank=world.rank,
-        size=world.size,
-        workers=options.workers,
-    )
-    training = Training(config, job.method, job.model, job.groups, loader, precision)
-    if job.scored and world.first:
-        training.evaluate = _scorer(job, world, precision)
-    return training
-
-
-def _scorer(job: Job, world: World, precision: str) -> Callable[[VisionTransformer], dict[str, float]] | None:
-    """Scores on the validation images, else on the test images, whose scores are shown and never chosen by."""
-    split = job.source.val or job.source.test
-    if split is None:
-        return None
-    name = "val" if job.source.val else "test"
-    decoded = DecodedSplit(split, decode_size=job.config.decode_size, limit_mb=job.config.cache_mb)
-
-    def score(model: VisionTransformer) -> dict[str, float]:
-        batches = eval_batches(decoded, job.config.image_size, batch_size=64, workers=0)
-        spec = job.spec
-        logits, targets = predict(
-            model, batches, mean=spec.mean, std=spec.std, device=world.device, precision=precision
-        )
-        return {f"{name}_top1": topk_accuracy(logits, targets), f"{name}_top5": topk_accuracy(logits, targets, 5)}
-
-    return score
-
-
-def dry_run(job: Job, training: Training, hardware: Hardware, out: Reporter) -> dict[str, Any]:
-    """Two steps and the plan: time, memory and disk; nothing is written."""
-    seconds = []
-    for step, batch in enumerate(training.loader.batches(0, 2)):
-        start = time.monotonic()
-        train_step(training, training.method, batch.to(hardware.device), step=step, epoch=job.config.epochs)
-        if hardware.gpus:
-            torch.cuda.synchronize()
-        seconds.append(time.monotonic() - start)
-    weights = len(encode_model(job.model, job.spec))
-    plan = {
-        "steps": training.steps,
-        "seconds": round(min(seconds) * training.steps, 1),
-        "memory_mib": round(header.peak_memory(hardware) / 2**20),
-        "disk_mib": round(weights * 7 / 2**20, 1),  # weights, and two checkpoints of weights and two moments
-    }
-    out.fields([
-        ("plan", f"about {duration(plan['seconds'])} of training on {hardware}"),
-        ("", f"{plan['memory_mib']:,} MiB of memory at most so far, {plan['disk_mib']:,} MiB on disk"),
-        ("dry run", "two steps went well; nothing was written"),
-    ])  # fmt: skip
-    return {"run": None, "status": "dry-run", "plan": plan}
 
 
 def _train(
@@ -279,37 +195,6 @@ def _with_recipe_of(parent: RunDir | None, options: RunOptions) -> RunOptions:
     if parent is None or options.recipe or parent.record["recipe"] not in recipe_names():
         return options
     return options.model_copy(update={"recipe": parent.record["recipe"]})
-
-
-def _print_header(
-    out: Reporter,
-    resolved: Resolved,
-    job: Job,
-    training: Training,
-    hardware: Hardware,
-    inherited: Inherited,
-) -> None:
-    """Who the parents are, what data, what differs from the recipe, what it will cost."""
-    config = job.config
-    rows = [("cikd", header.versions_line(hardware, training.precision))]
-    for label, text in job.facts:
-        rows.append((label, text + inherited.note if label == "teacher" else text))
-    changed = sorted(
-        f"{key}={getattr(config, key)}"
-        for key, source in resolved.sources.items()
-        if source in ("flag", "--set") or source.startswith("config")
-    )
-    split = f" = {hardware.processes} × {config.batch_size // hardware.processes}" if hardware.processes > 1 else ""
-    rows += [
-        (
-            "recipe",
-            f"{resolved.recipe or 'defaults'}: {config.epochs} epochs · batch {config.batch_size}{split} · "
-            f"lr {config.lr:g} cosine, warm-up {config.warmup:g} · seed {config.seed}",
-        ),
-        ("changed", ", ".join(changed) or "nothing"),
-        ("plan", f"{training.steps:,} steps, {training.loader.steps_per_epoch} an epoch"),
-    ]
-    out.fields(rows)
 
 
 def _interrupted(run_dir: RunDir) -> CikdError:

@@ -1,0 +1,99 @@
+"""From a job to the engine's Training: networks on the device, images decoded, loader and scoring ready."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from cikd_cli.console import Reporter, duration
+from cikd_cli.data.decode import DecodedSplit
+from cikd_cli.data.loader import TrainLoader, eval_batches
+from cikd_cli.data.views import ViewLaw
+from cikd_cli.engine.distributed import Hardware, World
+from cikd_cli.engine.evaluate import predict, topk_accuracy
+from cikd_cli.engine.fit import Training, train_step
+from cikd_cli.engine.precision import choose_attention, choose_precision
+from cikd_cli.models.weights import encode_model
+from cikd_cli.options import RunOptions
+from cikd_cli.stages import header
+from cikd_cli.stages.job import Job
+
+
+def prepare(job: Job, world: World, options: RunOptions) -> Training:
+    """The engine's view of a job: networks on the device, images decoded, loader and scoring ready."""
+    config = job.config
+    precision = choose_precision(config.precision, world.device)
+    choose_attention(job.method, precision, world.device)
+    job.method.to(world.device)
+    if config.compile:
+        for block in job.model.blocks:
+            block.compile()
+    decoded = DecodedSplit(job.source.train, decode_size=config.decode_size, limit_mb=config.cache_mb)
+    if world.first:
+        job.facts.append(("images", decoded.describe()))
+    loader = TrainLoader(
+        decoded,
+        ViewLaw(
+            image_size=config.image_size,
+            crop_scale=config.crop_scale,
+            interpolation=config.interpolation,
+            flip=config.flip,
+            jitter=config.jitter,
+            augment=config.augment,
+        ),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        two_views=job.two_views,
+        rank=world.rank,
+        size=world.size,
+        workers=options.workers,
+    )
+    training = Training(config, job.method, job.model, job.groups, loader, precision)
+    if job.scored and world.first:
+        training.evaluate = _scorer(job, world, precision)
+    return training
+
+
+def _scorer(job: Job, world: World, precision: str) -> Callable[[VisionTransformer], dict[str, float]] | None:
+    """Scores on the validation images, else on the test images, whose scores are shown and never chosen by."""
+    split = job.source.val or job.source.test
+    if split is None:
+        return None
+    name = "val" if job.source.val else "test"
+    decoded = DecodedSplit(split, decode_size=job.config.decode_size, limit_mb=job.config.cache_mb)
+
+    def score(model: VisionTransformer) -> dict[str, float]:
+        batches = eval_batches(decoded, job.config.image_size, batch_size=64, workers=0)
+        spec = job.spec
+        logits, targets = predict(
+            model, batches, mean=spec.mean, std=spec.std, device=world.device, precision=precision
+        )
+        return {f"{name}_top1": topk_accuracy(logits, targets), f"{name}_top5": topk_accuracy(logits, targets, 5)}
+
+    return score
+
+
+def dry_run(job: Job, training: Training, hardware: Hardware, out: Reporter) -> dict[str, Any]:
+    """Two steps and the plan: time, memory and disk; nothing is written."""
+    seconds = []
+    for step, batch in enumerate(training.loader.batches(0, 2)):
+        start = time.monotonic()
+        train_step(training, training.method, batch.to(hardware.device), step=step, epoch=job.config.epochs)
+        if hardware.gpus:
+            torch.cuda.synchronize()
+        seconds.append(time.monotonic() - start)
+    weights = len(encode_model(job.model, job.spec))
+    plan = {
+        "steps": training.steps,
+        "seconds": round(min(seconds) * training.steps, 1),
+        "memory_mib": round(header.peak_memory(hardware) / 2**20),
+        "disk_mib": round(weights * 7 / 2**20, 1),  # weights, and two checkpoints of weights and two moments
+    }
+    out.fields([
+        ("plan", f"about {duration(plan['seconds'])} of training on {hardware}"),
+        ("", f"{plan['memory_mib']:,} MiB of memory at most so far, {plan['disk_mib']:,} MiB on disk"),
+        ("dry run", "two steps went well; nothing was written"),
+    ])  # fmt: skip
+    return {"run": None, "status": "dry-run", "plan": plan}
