@@ -147,6 +147,14 @@ def test_what_lies_behind_the_last_projection_gets_no_gradient_and_all_before_it
     assert without == {"pos_embed", "norm.weight", "norm.bias", *(f"blocks.3.{name}" for name in behind + mlp)}
 
 
+def test_what_gets_no_gradient_says_so_for_several_processes_to_know():
+    ali = method()
+    total(ali(batch(), 0)).backward()
+    assert {n for n, p in ali.named_parameters() if p.requires_grad} == {
+        n for n, p in ali.named_parameters() if p.grad is not None
+    }
+
+
 def test_a_head_gets_no_gradient_either():
     ali = method()
     ali.student.reset_classifier(7)

@@ -245,6 +245,14 @@ def test_the_limit_is_kept(tmp_path: Path) -> None:
     assert DecodedSplit(split_of(*paths), limit_mb=1, decode_size=64).in_memory
 
 
+def test_the_limit_is_kept_where_a_sample_of_the_sizes_misleads() -> None:
+    images = [Image.new("RGB", (2, 2))] * 400
+    images[1:3] = [Image.new("RGB", (600, 600))] * 2  # the sample takes about every third image, the first among them
+    decoded = DecodedSplit(Split(images, np.zeros(400, dtype=np.int64)), limit_mb=2)
+    assert not decoded.in_memory
+    assert decoded.image(2).size == (600, 600)
+
+
 def test_what_is_held_is_announced(tmp_path: Path) -> None:
     paths = [photograph(tmp_path / f"{number}.png", (600, 600)) for number in range(4)]
     assert DecodedSplit(split_of(*paths)).describe() == "4 images kept in memory (4 MiB)"

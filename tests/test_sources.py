@@ -301,6 +301,18 @@ def test_a_renamed_an_added_and_a_changed_image_change_the_fingerprint(tmp_path:
     assert len(set(prints)) == 4
 
 
+def test_other_labels_of_the_same_images_change_the_fingerprint(tmp_path: Path) -> None:
+    prints = []
+    for order in ([0, 1, 2, 3], [3, 1, 2, 0]):
+        rows = [{"name": f"{number}.png", "label": label} for number, label in enumerate(order)]
+        for row in rows:
+            photo(tmp_path / "chaoyang" / str(row["name"]))
+        for part in ("train", "test"):
+            (tmp_path / "chaoyang" / f"{part}.json").write_text(json.dumps(rows))
+        prints.append(load("chaoyang", tmp_path).fingerprint)
+    assert prints[0] != prints[1]
+
+
 def test_the_fraction_changes_the_fingerprint() -> None:
     assert load("digits").fingerprint != load("digits", fraction=0.5).fingerprint
     assert load("digits").fingerprint == load("digits").fingerprint

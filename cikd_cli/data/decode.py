@@ -1,7 +1,7 @@
 """Decoded images: a small set is decoded once and kept in memory, a large one is decoded as it is needed."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +18,7 @@ MIB = 2**20
 
 _SAMPLE = 128  # images decoded to estimate how much memory the whole split takes
 _CHUNK = 256  # images handed to the threads at a time, so that a set too large is noticed early
+_TASK = 16  # items a thread takes at a time
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -121,7 +122,8 @@ def _fault(item: Path | Image.Image) -> CikdError | None:
     return None
 
 
-def _in_threads(function: Callable[[_In], _Out], items: Iterable[_In]) -> list[_Out]:
-    """Map in order; Pillow decodes and resizes outside the interpreter lock."""
+def _in_threads(function: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
+    """Map in order, a few items a task; Pillow decodes and resizes outside the interpreter lock."""
+    tasks = [items[start : start + _TASK] for start in range(0, len(items), _TASK)]
     with pillow_silenced(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(function, items))
+        return [made for task in pool.map(lambda task: [function(item) for item in task], tasks) for made in task]

@@ -33,7 +33,7 @@ def decode(path: Path, *, short_side: int = 0) -> Image.Image:
     with _naming(path), Image.open(path) as image:
         if short_side:
             image.draft("RGB", (2 * short_side, 2 * short_side))  # twice as large: Pillow's own gap for thumbnails
-        pass
+        ImageOps.exif_transpose(image, in_place=True)
         return reduce(_rgb(image), short_side)
 
 

@@ -20,7 +20,6 @@ from cikd_cli.options import Request, Resolved
 from cikd_cli.runs import RunDir
 from cikd_cli.stages.job import Job
 
-
 _SHOWN_ABOVE = ("data", "data_root", "teacher", "from_run", "seed")
 
 

@@ -30,7 +30,8 @@ def prepare(job: Job, world: World, options: RunOptions) -> Training:
     if config.compile:
         for block in job.model.blocks:
             block.compile()
-    decoded = DecodedSplit(job.source.train, decode_size=config.decode_size, limit_mb=config.cache_mb)
+    limit = config.cache_mb // world.size  # each process keeps its own
+    decoded = DecodedSplit(job.source.train, decode_size=config.decode_size, limit_mb=limit)
     if world.first:
         job.facts.append(("images", decoded.describe()))
     loader = TrainLoader(
