@@ -13,8 +13,8 @@ from cikd_cli.engine.optim import ALI_NO_DECAY, create_optimizer, parameter_grou
 from cikd_cli.errors import CikdError
 from cikd_cli.methods.ali import Ali, ali_loss, learning_objective_block
 from cikd_cli.models import QKV, create_student, tap_qkv
-from cikd_cli.models.teacher import FrozenTeacher
-from cikd_cli.models.vit import create_scratch_teacher
+from cikd_cli.models.frozen import FrozenTeacher
+from cikd_cli.models.teachers import create_scratch_teacher
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 

@@ -11,8 +11,8 @@ from cikd_cli.data.loader import Batch
 from cikd_cli.data.views import normalise
 from cikd_cli.methods.lm import LogitMimicking, decoupled_kd, warmup_weight
 from cikd_cli.models import create_student
-from cikd_cli.models.teacher import FrozenTeacher
-from cikd_cli.models.vit import create_scratch_teacher
+from cikd_cli.models.frozen import FrozenTeacher
+from cikd_cli.models.teachers import create_scratch_teacher
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 

@@ -8,7 +8,7 @@ import torch
 from cikd_cli.data.loader import Batch
 from cikd_cli.data.views import normalise
 from cikd_cli.methods.supervised import Supervised, cross_entropy
-from cikd_cli.models.vit import create_scratch_teacher
+from cikd_cli.models.teachers import create_scratch_teacher
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 

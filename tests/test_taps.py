@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from cikd_cli.errors import CikdError
 from cikd_cli.models import QKV, create_student, tap_qkv
+from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.taps import drop_extra_prefix
-from cikd_cli.models.teacher import FrozenTeacher
 
 VARIANTS = {
     "plain": {},

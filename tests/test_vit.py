@@ -9,7 +9,8 @@ from torch import nn
 
 from cikd_cli.errors import CikdError
 from cikd_cli.models import create_student, create_teacher, sincos_positions
-from cikd_cli.models.vit import StochasticDepth, create_scratch_teacher, head_counts, set_heads, set_share
+from cikd_cli.models.teachers import create_scratch_teacher
+from cikd_cli.models.vit import StochasticDepth, head_counts, set_heads, set_share
 
 COUNTS = {  # spec 1.1: (name, classes) -> parameters with and without the position table
     ("vit_tiny", 0): (5_524_416, 5_486_592),
@@ -243,7 +244,7 @@ def test_an_unknown_teacher_is_answered_with_the_nearest():
 
 @pytest.mark.parametrize("pretrained", [False, True])
 def test_a_network_without_patches_is_refused_before_any_weights_are_fetched(pretrained):
-    with pytest.raises(CikdError, match="resnet18 is a network without patches; ALI copies query, key and value"):
+    with pytest.raises(CikdError, match="resnet18 is a ResNet; ALI copies query, key and value"):
         create_teacher("resnet18", num_classes=3, pretrained=pretrained)
 
 

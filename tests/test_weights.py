@@ -14,7 +14,8 @@ from torch import Tensor
 
 from cikd_cli.errors import CikdError
 from cikd_cli.models import create_student
-from cikd_cli.models.vit import create_scratch_teacher, head_counts
+from cikd_cli.models.teachers import create_scratch_teacher
+from cikd_cli.models.vit import head_counts
 from cikd_cli.models.weights import (
     HALF,
     ModelSpec,

@@ -34,7 +34,7 @@ def parameter_groups(
         if not parameter.requires_grad:
             continue
         level = _level(name, depth)
-        decayed = parameter.ndim >= 2 and not name.endswith(tuple(no_decay) or ("\0",))
+        decayed = parameter.ndim >= 2 and not name.endswith(tuple(no_decay))
         group = groups.setdefault(
             (level, decayed),
             {

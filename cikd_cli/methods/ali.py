@@ -9,8 +9,8 @@ from cikd_cli.data.loader import Batch
 from cikd_cli.data.views import normalise
 from cikd_cli.errors import CikdError
 from cikd_cli.kernels.relation_kl import relation_kl
+from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.taps import QKV, tap_qkv
-from cikd_cli.models.teacher import FrozenTeacher
 
 __all__ = ["Ali", "ali_loss", "relation_kl"]
 

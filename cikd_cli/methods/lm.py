@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cikd_cli.data.loader import Batch
 from cikd_cli.data.views import normalise
 from cikd_cli.methods.supervised import cross_entropy
-from cikd_cli.models.teacher import FrozenTeacher
+from cikd_cli.models.frozen import FrozenTeacher
 
 
 class LogitMimicking(nn.Module):

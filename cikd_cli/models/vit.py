@@ -1,11 +1,10 @@
-"""The student (spec 1.1) and the teacher, both as timm's own VisionTransformer."""
+"""The student, as timm's own VisionTransformer: heads by block, fixed positions, constant drop path (spec 1.1)."""
 
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-import timm
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from cikd_cli.errors import CikdError
@@ -90,50 +89,6 @@ def create_student(
     return student
 
 
-def create_teacher(
-    name: str, *, num_classes: int, image_size: int = 224, pretrained: bool = False
-) -> VisionTransformer:
-    """A timm VisionTransformer by name with a fresh classifier; `pretrained` takes timm's hub weights (or its cache).
-
-    Position embeddings are resampled when `image_size` is not the pretraining size. Raises CikdError for an unknown
-    name, an architecture without the taps that ALI needs, or weights that cannot be fetched.
-    """
-    base = name.split(".")[0]
-    if not timm.is_model(base):
-        raise CikdError(
-            f"timm has no model named {name}.", hint=f"for example  --teacher {_nearest(base, timm.list_models())}"
-        )
-    try:
-        model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, img_size=image_size)
-    except TypeError as error:  # it has no img_size, so it is a convolutional network
-        raise _not_tappable(name, "network without patches") from error
-    except (OSError, RuntimeError, ValueError, AssertionError) as error:
-        if pretrained:
-            raise CikdError(
-                f"The weights of {name} are neither in timm's cache nor reachable ({_first_line(error)}).",
-                hint="--teacher FILE.safetensors takes local weights; --teacher scratch trains a small teacher.",
-            ) from error
-        raise CikdError(f"timm cannot build {name} at {image_size} px: {_first_line(error)}.") from error
-    check_tappable(model, name)
-    return model
-
-
-def create_scratch_teacher(
-    *, num_classes: int, image_size: int, patch_size: int, width: int, depth: int, heads: int
-) -> VisionTransformer:
-    """A small teacher without pretrained weights: a plain ViT with timm's initialisation."""
-    check_heads(width, [heads])
-    check_patch(image_size, patch_size)
-    return VisionTransformer(
-        img_size=image_size,
-        patch_size=patch_size,
-        num_classes=num_classes,
-        embed_dim=width,
-        depth=depth,
-        num_heads=heads,
-    )
-
-
 def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
     """Fixed 2-D sin-cos table, (1 + rows * cols, width) float32, class row zero (spec 1.1).
 
@@ -187,23 +142,6 @@ def check_patch(image_size: int, patch_size: int) -> None:
         )
 
 
-def check_tappable(model: nn.Module, name: str) -> None:
-    """Refuse a model whose blocks are not pre-norm attention with one qkv projection."""
-    if not isinstance(model, VisionTransformer):
-        raise _not_tappable(name, type(model).__name__)
-    tappable = all(type(block) is Block and getattr(block.attn, "gate", None) is None for block in model.blocks)
-    if not tappable or not model.has_class_token:
-        lacking = "class token" if tappable else "plain pre-norm attention block"
-        raise CikdError(f"{name} has no {lacking}, which the method needs.", hint="--teacher vit_base_patch16_224.dino")
-
-
-def _not_tappable(name: str, kind: str) -> CikdError:
-    return CikdError(
-        f"{name} is a {kind}; ALI copies query, key and value of a plain VisionTransformer.",
-        hint="--teacher vit_base_patch16_224.dino",
-    )
-
-
 def _layer_norm(width: int, **kwargs: object) -> nn.LayerNorm:
     return nn.LayerNorm(width, eps=1e-6, **kwargs)  # type: ignore[arg-type]
 
@@ -242,8 +180,3 @@ def _initialise(student: VisionTransformer) -> None:
 
 def _nearest(name: str, choices: list[str]) -> str:
     return (get_close_matches(name, choices, n=1, cutoff=0.0) or ["vit_base_patch16_224"])[0]
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor
 
 from cikd_cli.errors import CikdError
-from cikd_cli.models import vit
+from cikd_cli.models import teachers, vit
 
 Triple = tuple[float, float, float]
 HALF: Triple = (0.5, 0.5, 0.5)  # what a network without pretraining statistics gets, and the released code everywhere
@@ -95,7 +95,7 @@ class ModelSpec:
                 drop_path=self.drop_path,
             )
         if self.architecture == "scratch":
-            return vit.create_scratch_teacher(
+            return teachers.create_scratch_teacher(
                 num_classes=self.num_classes,
                 image_size=self.image_size,
                 patch_size=self.patch_size,
@@ -103,7 +103,7 @@ class ModelSpec:
                 depth=self.depth,
                 heads=self.heads[0],
             )
-        return vit.create_teacher(self.architecture, num_classes=self.num_classes, image_size=self.image_size)
+        return teachers.create_teacher(self.architecture, num_classes=self.num_classes, image_size=self.image_size)
 
 
 def encode_model(model: VisionTransformer, spec: ModelSpec) -> bytes:
@@ -155,7 +155,7 @@ def load_foreign(
     Only the classifier may be missing. Wrapper prefixes go, position embeddings are resampled. A .pth file is read with
     weights_only=True: code in it never runs.
     """
-    model = vit.create_teacher(architecture, num_classes=num_classes, image_size=image_size)
+    model = teachers.create_teacher(architecture, num_classes=num_classes, image_size=image_size)
     tensors = {key: value for key, value in _unwrap(_read_tensors(path)).items() if not key.startswith("head")}
     try:
         adapted = checkpoint_filter_fn(tensors, model)

@@ -13,7 +13,7 @@ from cikd_cli.engine.optim import ALI_NO_DECAY
 from cikd_cli.engine.precision import DTYPES, choose_precision
 from cikd_cli.errors import CikdError
 from cikd_cli.methods.ali import Ali, learning_objective_block
-from cikd_cli.models.teacher import FrozenTeacher
+from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.weights import ModelSpec, load_model, without_head
 from cikd_cli.options import Request
 from cikd_cli.runs import RunDir, newest_run

@@ -13,7 +13,7 @@ from cikd_cli.data.sources import DataSource
 from cikd_cli.engine.optim import LABEL_NO_DECAY
 from cikd_cli.errors import CikdError
 from cikd_cli.methods.supervised import Supervised
-from cikd_cli.models import vit
+from cikd_cli.models import teachers, vit
 from cikd_cli.models.weights import (
     HALF,
     ModelSpec,
@@ -64,8 +64,7 @@ def build(config: FinetuneTeacherConfig, device: torch.device) -> Job:
         torch.manual_seed(config.seed)
         start = _start(config, len(source.classes))
         if start.pretrained:
-            torch.nn.init.trunc_normal_(start.model.head.weight, std=3e-5)  # spec 1.8
-            torch.nn.init.zeros_(start.model.head.bias)
+            _new_classifier(start.model)
     mean, std = config.mean or start.mean, config.std or start.std
     spec = ModelSpec.describe(start.model, start.architecture, classes=source.classes, mean=mean, std=std)
     facts = [("teacher", f"{start.architecture} {describe_network(spec, start.model)}, {start.origin}")]
@@ -85,10 +84,17 @@ def build(config: FinetuneTeacherConfig, device: torch.device) -> Job:
     )
 
 
+def _new_classifier(model: VisionTransformer) -> None:
+    """Every head (a distilled DeiT has two) starts near zero: weights trunc-normal 3e-5 (spec 1.8), biases 0."""
+    for name, parameter in model.named_parameters():
+        if name.startswith("head"):
+            torch.nn.init.trunc_normal_(parameter, std=3e-5) if parameter.ndim > 1 else torch.nn.init.zeros_(parameter)
+
+
 def _start(config: FinetuneTeacherConfig, classes: int) -> Start:
     """The network that `--teacher` names: from scratch, a run, a weights file, or a timm name."""
     if config.teacher == "scratch":
-        model = vit.create_scratch_teacher(
+        model = teachers.create_scratch_teacher(
             num_classes=classes,
             image_size=config.image_size,
             patch_size=config.teacher_patch,
@@ -105,7 +111,7 @@ def _start(config: FinetuneTeacherConfig, classes: int) -> Start:
         return Start(model, spec.architecture, spec.mean, spec.std, f"from {parent.path}", parent=parent)
     if path.suffix in WEIGHTS:
         return _from_file(path, config, classes)
-    model = vit.create_teacher(config.teacher, num_classes=classes, image_size=config.image_size, pretrained=True)
+    model = teachers.create_teacher(config.teacher, num_classes=classes, image_size=config.image_size, pretrained=True)
     vit.check_patch(config.image_size, model.patch_embed.patch_size[0])
     return Start(model, config.teacher, *pretraining_statistics(config.teacher), "pretrained weights from timm")
 

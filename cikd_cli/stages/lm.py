@@ -15,7 +15,7 @@ from cikd_cli.engine.precision import DTYPES, choose_precision
 from cikd_cli.errors import CikdError
 from cikd_cli.methods.lm import LogitMimicking
 from cikd_cli.methods.supervised import Supervised
-from cikd_cli.models.teacher import FrozenTeacher
+from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.weights import HALF, ModelSpec, load_model
 from cikd_cli.options import Request
 from cikd_cli.runs import RunDir

@@ -17,7 +17,7 @@ from cikd_cli.data.sources import DataSource, Split, load_source
 from cikd_cli.data.views import normalise
 from cikd_cli.data.workers import auto_workers
 from cikd_cli.errors import CikdError
-from cikd_cli.models.vit import create_teacher
+from cikd_cli.models.teachers import create_teacher
 from cikd_cli.models.weights import (
     ModelSpec,
     architecture_of,
