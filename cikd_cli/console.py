@@ -45,6 +45,14 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
+def quantity(count: float) -> str:
+    """A count in three figures: `119 k`, `5.54 M`, `17.6 G`."""
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= 0.9995 * factor:
+            return f"{count / factor:#.3g}".rstrip(".") + f" {unit}"
+    return f"{count:g}"
+
+
 def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A table as lines: two spaces between columns; columns of numbers are aligned to the right."""
     cells = [list(columns), *(list(row) for row in rows)]

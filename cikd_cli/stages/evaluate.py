@@ -10,7 +10,7 @@ from cikd_cli.analysis import cost
 from cikd_cli.analysis.plots import plot_confusion
 from cikd_cli.analysis.scores import score
 from cikd_cli.config import EvalConfig
-from cikd_cli.console import Reporter, reporter
+from cikd_cli.console import Reporter, quantity, reporter
 from cikd_cli.engine.distributed import choose_hardware
 from cikd_cli.engine.evaluate import predict
 from cikd_cli.engine.precision import choose_precision
@@ -203,16 +203,8 @@ def _print(out: Reporter, result: Result, columns: list[str], rows: list[list[st
 
 def _cells(scores: Result, devices: list[str]) -> list[str]:
     accuracies = [f"{scores[key]:.1f}" for key in ("top1", "top5", "balanced_accuracy")]
-    size = [_short(scores["params"]), _short(scores["macs"])]
+    size = [quantity(scores["params"]), quantity(scores["macs"])]
     return [*accuracies, *size, *(f"{scores['latency_ms'][name]:.1f}" for name in devices)]
-
-
-def _short(count: int) -> str:
-    """Three figures: 119 k, 5.54 M, 17.6 G."""
-    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= 0.9995 * factor:
-            return f"{count / factor:#.3g}".rstrip(".") + f" {unit}"
-    return str(count)
 
 
 def _device(name: str) -> str:

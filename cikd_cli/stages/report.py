@@ -6,6 +6,7 @@ from typing import Any
 
 from cikd_cli import __version__
 from cikd_cli.analysis.plots import History, plot_curves
+from cikd_cli.console import quantity
 from cikd_cli.files import write_atomically
 from cikd_cli.render import data_uri, render
 from cikd_cli.runs import RunDir
@@ -87,8 +88,8 @@ def _row(name: str, evaluation: Mapping[str, Any], teacher: Mapping[str, Any], r
         f"{evaluation['top1']:.1f}",
         f"{evaluation['top5']:.1f}" if "top5" in evaluation else "",
         f"{100 * evaluation['top1'] / teacher['top1']:.1f} %" if teacher["top1"] else "",
-        f"{evaluation['params'] / 1e6:.2f} M",
-        f"{evaluation['macs'] / 1e9:.2f} G",
+        quantity(evaluation["params"]),
+        quantity(evaluation["macs"]),
         epochs,
         f"{seconds:.0f}",
     ]
