@@ -98,10 +98,16 @@ def inherited_settings(parent: RunDir) -> dict[str, Any]:
     inherited |= {key: tuple(model[key]) for key in ("mean", "std") if model.get(key)}
     if parent.record.get("stage") == "finetune-teacher":
         return inherited | {"teacher": str(parent.path)}
-    inherited |= {key: config[key] for key in _STUDENT_KNOBS if key in config}
+    inherited |= student_settings(parent)
     if any(entry["stage"] == "finetune-teacher" for entry in parent.record.get("parents", [])):
         inherited["teacher"] = str(parent.parent("finetune-teacher").path)
     return inherited
+
+
+def student_settings(parent: RunDir) -> dict[str, Any]:
+    """The knobs that describe the student of a run."""
+    config = parent.config()
+    return {key: config[key] for key in _STUDENT_KNOBS if key in config}
 
 
 def check_resume(request: Request, knobs: type[StageConfig]) -> None:

@@ -46,6 +46,13 @@ class DataConfig(StageConfig):
     decode_size: int = knob(0, "Reduce decoded images to this short side, in pixels; 0: keep them whole.", ge=0)
     cache_mb: int = knob(4096, "Most memory for decoded images kept between epochs, in MiB.", ge=0)
 
+    @field_validator("std")
+    @classmethod
+    def _check_std(cls, std: Triple | None) -> Triple | None:
+        if std is not None and min(std) <= 0:
+            raise ValueError("must be greater than 0")
+        return std
+
 
 class TrainingConfig(DataConfig):
     """What the three training stages have in common; defaults are the spec's first group of data sets."""
@@ -74,6 +81,20 @@ class TrainingConfig(DataConfig):
     flip: float = knob(0.5, "Probability of a horizontal flip.", ge=0, le=1)
     jitter: Triple = knob((0.0, 0.0, 0.0), "Colour jitter: brightness, contrast, saturation.")
     augment: Literal["none", "trivial", "affine"] = knob("none", "TrivialAugmentWide, or a light affine jitter.")
+
+    @field_validator("betas")
+    @classmethod
+    def _check_betas(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError("must each be at least 0 and less than 1")
+        return betas
+
+    @field_validator("crop_scale")
+    @classmethod
+    def _check_crop_scale(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError("must rise from more than 0 to at most 1")
+        return scale
 
 
 class StudentConfig(TrainingConfig):

@@ -96,6 +96,10 @@ class Reporter:
         if self.mode != "silent":
             self._show(text)
 
+    def note(self, text: str) -> None:
+        """Text for the log alone, such as the error that ends a run and is shown elsewhere."""
+        self._write_log(clean(text))
+
     def warn(self, text: str) -> None:
         """`warning: text`, on standard error; shown with --quiet too."""
         text = f"warning: {clean(text)}"

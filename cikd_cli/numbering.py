@@ -22,10 +22,7 @@ def claim(runs_dir: Path, *, prefix: str, name: str | None, stage: str) -> Path:
     Raises:
         CikdError: `name` is taken or not a plain folder name, or `runs_dir` cannot be written.
     """
-    if name is not None and (not name.strip() or name.startswith(".") or "/" in name or not name.isprintable()):
-        raise CikdError(
-            f"{name!r} cannot be the name of a run", hint="--name takes a plain folder name, e.g. first-try"
-        )
+    check_free(runs_dir, name, stage=stage)
     try:
         runs_dir.mkdir(parents=True, exist_ok=True)
         with _exclusive(runs_dir):
@@ -41,13 +38,29 @@ def claim(runs_dir: Path, *, prefix: str, name: str | None, stage: str) -> Path:
     return path
 
 
+def check_free(runs_dir: Path, name: str | None, *, stage: str = "ali") -> None:
+    """Raise CikdError when no run of this name can be made; cheap, so that it can be asked before any work."""
+    if name is None:
+        return
+    if not re.fullmatch(r"[\w][\w.+-]*", name):
+        raise CikdError(
+            f"{name!r} cannot be the name of a run", hint="--name takes a plain folder name, e.g. first-try"
+        )
+    if (runs_dir / name).exists():
+        raise _taken(runs_dir / name, stage)
+
+
+def _taken(path: Path, stage: str) -> CikdError:
+    hint = f"choose another --name, or continue it with  cikd {stage} --resume {path}"
+    return CikdError(f"{path} exists already", hint=hint)
+
+
 def _make_named(runs_dir: Path, name: str, stage: str) -> Path:
     path = runs_dir / name
     try:
         path.mkdir()
     except FileExistsError:
-        hint = f"choose another --name, or continue it with  cikd {stage} --resume {path}"
-        raise CikdError(f"{path} exists already", hint=hint) from None
+        raise _taken(path, stage) from None
     return path
 
 

@@ -25,7 +25,7 @@ SECTIONS: dict[str, type[StageConfig]] = {
 FOLDER_RECIPE = "folder"
 
 # Where the data lie and how they are held in memory does not change what a parent run saw.
-_MAY_DIFFER = frozenset({"data_root", "download", "cache_mb", "skip_unreadable"})
+MAY_DIFFER = frozenset({"data_root", "download", "cache_mb", "skip_unreadable"})
 _PATHS = frozenset({"data", "teacher", "from_run"})
 
 
@@ -70,7 +70,7 @@ def load_recipe(name: str) -> Recipe:
                 f"recipe {path.name}: {section!r} must be a section", hint=f"write [{section}] above its keys"
             )
         _check_section(section, keys, f"recipe {path.name}")
-    return Recipe(path.stem, sections)
+    return Recipe(name if name in recipe_names() else str(path.resolve()), sections)
 
 
 def resolve(
@@ -110,6 +110,16 @@ def resolve(
         sources |= dict.fromkeys(layer, source)
     _refuse_contradictions(config_class, section, fixed, typed, inherited_from or "its parent")
     return Resolved(validate(config_class, values, command=section), sources, recipe.name if recipe else None)
+
+
+def typed_values(
+    config_class: type[StageConfig], section: str, flags: Mapping[str, Any], options: RunOptions
+) -> dict[str, Any]:
+    """What the user typed for a stage, by --config, --set or flag, the later over the earlier."""
+    values: dict[str, Any] = {}
+    for _, layer in _typed_layers(config_class, section, flags, options):
+        values |= layer
+    return values
 
 
 def check_data(data: str) -> None:
@@ -215,8 +225,13 @@ def _refuse_contradictions(
     settled = parse(config_class, fixed, command=section)
     for source, values in typed:
         for key, value in values.items():
-            if key not in settled or key in _MAY_DIFFER or _same(key, value, settled[key]):
+            if key not in settled or key in MAY_DIFFER or _same(key, value, settled[key]):
                 continue
+            if key == "data" and section == "lm":
+                raise CikdError(
+                    f"data {value} is not what {parent} was made for, {settled[key]}",
+                    hint=f"cikd finetune-teacher --data {value} makes a teacher for it",
+                )
             what = f"{key} {value}" if source == "flag" else f"{key} {value} ({source})"
             raise CikdError(f"{what} contradicts {parent}, which has {key} {settled[key]}", hint=f"leave {key} out")
 

@@ -32,6 +32,9 @@ def read_record(path: Path) -> dict[str, Any]:
         raise CikdError(f"{file} is damaged: {error}", hint="copy the run again, whole, or train it again") from None
     if not isinstance(record, dict) or not isinstance(record.get("stage"), str) or "status" not in record:
         raise CikdError(f"{file} was not written by cikd", hint="cikd runs lists the runs")
+    for key, kind in (("data", dict), ("model", dict), ("parents", list)):
+        if not isinstance(record.get(key, kind()), kind):
+            raise CikdError(f"{file} is damaged: its {key!r} is no {kind.__name__}", hint="copy the run again, whole")
     if record.get("format") != FORMAT:
         theirs = record.get("format")
         hint = "pip install --upgrade cikd"

@@ -51,6 +51,7 @@ def test_a_model_card_keeps_its_table_whatever_the_class_is_called():
             "columns": ["", "top-1"],
             "rows": [["student", "96.0"], ["tea|cher", "97"]],
             "lineage": [("ali", "runs/ali-001", "ab")],
+            "how": "labels",
             "config": {"lr": 0.1},
         },
     )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from cikd_cli.errors import EXIT_INTERRUPTED
 from cikd_cli.runs import RunDir
 
-LONG = ("--epochs", "12", "--save-every", "0.001")
+LONG = ("--epochs", "40", "--save-every", "0.001")
 
 
 def stage_words(stage, photos, recipe):
@@ -26,40 +27,46 @@ def stage_words(stage, photos, recipe):
     return (stage, *source, "--recipe", recipe, *LONG)
 
 
-def stop_soon(seconds, number=signal.SIGTERM):
-    """Send ourselves a signal, as a cluster would; the default action is off in case training has ended by then."""
-    before = signal.signal(number, signal.SIG_IGN)
-    timer = threading.Timer(seconds, os.kill, (os.getpid(), number))
-    timer.start()
-    return timer, before
+@contextmanager
+def stopped_after(epochs, run, number=signal.SIGTERM):
+    """Send ourselves a signal, as a cluster would, somewhere in the epoch after `epochs` of `run` are done."""
+    before = signal.signal(number, signal.SIG_IGN)  # in case training has ended by then
+    over = threading.Event()
+
+    def watch():
+        metrics = Path(run) / "metrics.jsonl"
+        while not over.wait(0.002):
+            if metrics.exists() and metrics.read_text().count("\n") >= epochs:
+                os.kill(os.getpid(), number)
+                return
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+        signal.signal(number, before)
 
 
 @pytest.mark.parametrize("stage", ["finetune-teacher", "ali", "lm"])
 def test_a_run_stopped_again_and_again_equals_one_that_never_stopped(cikd, teacher, photos, recipe, stage):
     words = stage_words(stage, photos, recipe)
     cikd(*words, "--name", "straight", "--quiet")
-    stops, command = 0, (*words, "--name", "broken", "--quiet")
-    for delay in (0.45, 0.7, 0.5, 0.9, 0.6, 0.8, 60):
-        timer, before = stop_soon(delay)
-        try:
-            outcome = _either(cikd, command)
-        finally:
-            timer.cancel()
-            timer.join()
-            signal.signal(signal.SIGTERM, before)
-        if outcome == 0:
-            break
-        stops += 1
+    command = (*words, "--name", "broken", "--quiet")
+    for epochs in (2, 11, 23):
+        with stopped_after(epochs, "runs/broken"):
+            cikd(*command, code=EXIT_INTERRUPTED)
         command = (stage, "--resume", "runs/broken", "--quiet")
+    cikd(*command)
     straight, broken = Path("runs/straight"), Path("runs/broken")
-    assert stops >= 1
     assert (straight / "model.safetensors").read_bytes() == (broken / "model.safetensors").read_bytes()
     assert _rows(straight) == _rows(broken)
 
 
 def test_a_killed_run_continues_from_its_last_checkpoint_to_the_same_weights(cikd, teacher, photos, recipe):
     words = stage_words("lm", photos, recipe)
-    cikd(*words, "--name", "straight", "--quiet")
     process = subprocess.Popen(
         [sys.executable, "-m", "cikd_cli", *map(str, words), "--name", "killed", "--epochs", "200", "--quiet"]
     )
@@ -77,12 +84,9 @@ def test_a_killed_run_continues_from_its_last_checkpoint_to_the_same_weights(cik
 
 
 def test_ctrl_c_saves_and_prints_the_command_that_continues(cikd, teacher, photos, recipe):
-    timer, before = stop_soon(0.6, signal.SIGINT)
-    try:
-        said = cikd("lm", "--teacher", teacher, "--recipe", recipe, "--epochs", "2000", code=EXIT_INTERRUPTED).output
-    finally:
-        timer.join()
-        signal.signal(signal.SIGINT, before)
+    words = ("lm", "--teacher", teacher, "--recipe", recipe, "--epochs", "2000")
+    with stopped_after(5, "runs/lm-001", signal.SIGINT):
+        said = cikd(*words, code=EXIT_INTERRUPTED).output
     assert "cikd lm --resume runs/lm-001" in said
     assert RunDir.open("runs/lm-001", finished=False).record["status"] == "interrupted"
 
@@ -95,6 +99,39 @@ def test_more_epochs_continue_a_finished_run_and_say_what_becomes_of_the_schedul
     said = cikd("finetune-teacher", "--resume", teacher, "--epochs", "5").output
     assert "3 → 5" in said
     assert [row["epoch"] for row in RunDir.open(teacher).metrics()] == [1, 2, 3, 4, 5]
+
+
+def test_a_run_that_others_stand_on_is_not_trained_on(cikd, teacher, recipe):
+    cikd("ali", "--teacher", teacher, "--recipe", recipe, "--epochs", "1", "--quiet")
+    said = cikd("finetune-teacher", "--resume", teacher, "--epochs", "5", code=2).output
+    assert "runs/ali-001 was made from runs/teacher" in said
+    cikd("lm", "--from", "runs/ali-001", "--epochs", "1", "--quiet")
+
+
+def test_fewer_epochs_are_refused_and_a_refused_resume_changes_nothing(cikd, teacher):
+    before = {path: path.read_bytes() for path in Path(teacher).rglob("*") if path.is_file()}
+    assert "fewer" in cikd("finetune-teacher", "--resume", teacher, "--epochs", "2", code=2).output
+    cikd("finetune-teacher", "--resume", teacher, "--epochs", "9", "--dry-run")
+    assert {path: path.read_bytes() for path in Path(teacher).rglob("*") if path.is_file()} == before
+
+
+def test_a_run_on_a_folder_named_relatively_can_be_continued_and_sees_the_teachers_images(cikd, photos, recipe):
+    shutil.copytree(photos, "pictures")
+    split = ("--val", "0.2", "--fraction", "0.5", "--batch-size", "4")
+    cikd("finetune-teacher", "--data", "./pictures", "--recipe", recipe, *split, "--quiet")
+    with stopped_after(2, "runs/ali-001"):
+        words = ("ali", "--data", "pictures", "--recipe", recipe, "--batch-size", "4", "--epochs", "400", "--quiet")
+        cikd(*words, code=EXIT_INTERRUPTED)
+    cikd("ali", "--resume", "runs/ali-001", "--quiet")
+    fingerprints = [RunDir.open(f"runs/{name}-001").record["data"]["fingerprint"] for name in ("teacher", "ali")]
+    assert fingerprints[0] == fingerprints[1]
+
+
+def test_a_runs_config_repeats_the_run(cikd, teacher, recipe):
+    cikd("ali", "--teacher", teacher, "--recipe", recipe, "--epochs", "2", "--quiet")
+    cikd("ali", "--config", "runs/ali-001/config.toml", "--quiet")
+    first, second = (Path(f"runs/ali-00{number}/model.safetensors").read_bytes() for number in (1, 2))
+    assert first == second
 
 
 def test_a_resumed_run_keeps_its_settings(cikd, teacher):
@@ -117,18 +154,8 @@ def test_a_torn_last_checkpoint_gives_way_to_the_previous_one(cikd, teacher, pho
     previous = Path("runs/torn/checkpoints/previous.safetensors")
     assert previous.exists()
     last.write_bytes(last.read_bytes()[:1000])
-    cikd("ali", "--resume", "runs/torn", "--epochs", "13", "--quiet")
-    assert RunDir.open("runs/torn").metrics()[-1]["epoch"] == 13
-
-
-def _either(cikd, command):
-    """0 when the command finished, else the exit code of one that was stopped and saved."""
-    try:
-        cikd(*command)
-    except AssertionError:
-        assert RunDir.open("runs/broken", finished=False).record["status"] == "interrupted"
-        return EXIT_INTERRUPTED
-    return 0
+    cikd("ali", "--resume", "runs/torn", "--epochs", "41", "--quiet")
+    assert RunDir.open("runs/torn").metrics()[-1]["epoch"] == 41
 
 
 def _rows(run):

@@ -1,7 +1,9 @@
 """Processes and devices; nothing else in the program knows about ranks."""
 
+import json
 import logging
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, r
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from cikd_cli.errors import EXIT_FAILED, CikdError
+
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,11 @@ class Hardware:
 def choose_hardware(gpus: str | None, processes: int = 1) -> Hardware:
     """--gpus N|all|0,2|cpu: none takes one GPU when there is one. Raises CikdError where there are fewer."""
     there = torch.cuda.device_count()
+    if gpus not in (None, "cpu") and processes > 1:
+        raise CikdError(
+            f"--processes {processes} is for the CPU; on GPUs there is one process each.",
+            hint=f"--gpus cpu --processes {processes}, or --gpus {gpus} alone",
+        )
     if gpus is None:
         return Hardware((0,), 1) if there and processes == 1 else Hardware((), processes)
     if gpus == "cpu":
@@ -85,8 +94,8 @@ def choose_hardware(gpus: str | None, processes: int = 1) -> Hardware:
             chosen = tuple(int(number) for number in gpus.split(","))
         except ValueError as error:
             raise CikdError(f"--gpus {gpus} is neither a number, 'all', a list like 0,2 nor 'cpu'.") from error
-    if not chosen:
-        return Hardware((), processes)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise CikdError(f"--gpus {gpus} names no GPU, or one twice.", hint="--gpus cpu, --gpus 1 or --gpus 0,1")
     if max(chosen) >= there or min(chosen) < 0:
         has = f"has {there} GPU{'s' * (there != 1)}" if there else "has no GPU that torch can use"
         raise CikdError(
@@ -97,15 +106,12 @@ def choose_hardware(gpus: str | None, processes: int = 1) -> Hardware:
 
 
 def launch(worker: Callable[..., None], hardware: Hardware, run: Path, *args: Any) -> None:
-    """Run `worker(world, run, *args)` here, or on every process of `hardware` through torch elastic."""
-    if hardware.processes == 1:
-        if hardware.gpus:
-            torch.cuda.set_device(hardware.device)
-        worker(World(hardware.device), run, *args)
-        return
+    """Run `worker(world, run, *args)` on every process of `hardware` through torch elastic, and wait for them.
+
+    Raises the CikdError of the first worker that failed. A signal is passed on; run.json says how far they came.
+    """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the sentence below says it shorter
-    threads = max(1, (os.cpu_count() or 1) // hardware.processes)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // hardware.processes)))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -115,17 +121,18 @@ def launch(worker: Callable[..., None], hardware: Hardware, run: Path, *args: An
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         start_method="spawn",
+        signals_to_handle=",".join(number.name for number in PASSED_ON),
     )
+    before = {number: signal.getsignal(number) for number in PASSED_ON}
     try:
         elastic_launch(config, _entry)(worker, hardware, run, *args)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        name, _, sentence = _said(failure.message).partition(": ")
-        if name.endswith("CikdError"):
-            raise CikdError(sentence, exit_code=EXIT_FAILED) from error
-        raise CikdError(f"Process {rank} failed: {name}: {sentence}", exit_code=EXIT_FAILED) from error
+        raise _told_by(error) from error
     except SignalException:
-        pass  # the workers were told too; run.json says how far they came
+        pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @record
@@ -141,10 +148,23 @@ def _entry(worker: Callable[..., None], hardware: Hardware, run: Path, *args: An
     dist.init_process_group("nccl" if hardware.gpus else "gloo")
     try:
         worker(World(device, rank, size), run, *args)
+    except CikdError as error:
+        raise WorkerError(json.dumps([error.message, error.hint, error.exit_code])) from error
     finally:
         dist.destroy_process_group()
 
 
-def _said(message: Any) -> str:
-    text = message.get("message", "") if isinstance(message, dict) else str(message)
-    return (text.strip().splitlines() or ["no message; see log.txt in the run"])[-1]
+class WorkerError(Exception):
+    """A CikdError on its way from a worker to its parent, as JSON: torch elastic hands on text only."""
+
+
+def _told_by(error: ChildFailedError) -> CikdError:
+    """The sentence of the first process that failed."""
+    rank, failure = error.get_first_failure()
+    message = failure.message.get("message", "") if isinstance(failure.message, dict) else str(failure.message)
+    kind, _, text = ((message or "").strip().splitlines() or ["it left no message"])[-1].partition(": ")
+    if kind.endswith("WorkerError"):
+        sentence, hint, exit_code = json.loads(text)
+        return CikdError(sentence, hint=hint, exit_code=exit_code)
+    hint = "use a smaller --batch-size, or split each batch with --accumulate 2" if "OutOfMemory" in kind else None
+    return CikdError(f"Process {rank} failed: {kind}: {text}", hint=hint, exit_code=EXIT_FAILED)

@@ -19,7 +19,7 @@ from cikd_cli.engine.distributed import World
 from cikd_cli.engine.optim import create_optimizer, learning_rate, set_learning_rate
 from cikd_cli.engine.precision import autocast
 from cikd_cli.engine.stop import StopRequest
-from cikd_cli.engine.totals import Totals
+from cikd_cli.engine.totals import Totals, check_weights
 from cikd_cli.models.vit import set_share
 from cikd_cli.runs import RunDir
 
@@ -81,7 +81,7 @@ def fit(training: Training, run: RunDir, world: World, reporter: Reporter, *, sa
     clock = Clock(progress.seconds, images=training.config.batch_size)
     method = _distribute(training.method, world)
     save_timer, bar_timer = Every(60 * save_every), Every(0.25)
-    with StopRequest() as stop, reporter.progress(steps) as bar:
+    with StopRequest() as stop, reporter.progress(steps, unit="steps") as bar:
         for batch in clock.waiting(training.loader.batches(progress.step, steps)):
             epoch = progress.step // per_epoch
             totals.add(terms := train_step(training, method, batch.to(world.device), step=progress.step, epoch=epoch))
@@ -94,10 +94,11 @@ def fit(training: Training, run: RunDir, world: World, reporter: Reporter, *, sa
             if done or bar_timer.due():
                 bar.update(progress.step, _describe(terms, epoch + 1, training, clock, steps - progress.step))
             votes = world.size == 1 or epoch_done or progress.step % VOTE_EVERY == 0
-            stopping, saving = world.any(stop.asked, save_timer.due()) if votes else (False, False)
+            stopping, saving = world.any(stop.asked, world.first and save_timer.due()) if votes else (False, False)
             keep = epoch_done and training.config.keep_every and (epoch + 1) % training.config.keep_every == 0
             if stopping or saving or keep or done:
                 totals.check_finite(epoch=epoch + 1, step=progress.step, rescue=resume_command(run))
+                check_weights(training.model, epoch=epoch + 1, step=progress.step, rescue=resume_command(run))
                 progress.sums, progress.seconds = totals.agree(), clock.seconds
                 _save(training, run, world, progress, keep_as=f"epoch-{epoch + 1:04d}" if keep else None)
             if stopping and not done:

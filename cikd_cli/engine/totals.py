@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cikd_cli.engine.distributed import World
 from cikd_cli.errors import EXIT_FAILED, CikdError
@@ -38,9 +38,19 @@ class Totals:
         """Stop the run when a term has become infinite or not a number; `rescue` is the command to go back."""
         wrong = [name for name, value in self._sums.items() if not torch.isfinite(value)]
         if wrong:
-            raise CikdError(
-                f"The loss stopped being finite in epoch {epoch}, step {step} (term {', '.join(wrong)}); "
-                "the last good checkpoint is kept.",
-                hint=f"a lower --lr or --precision fp32 helps; to go back:  {rescue}",
-                exit_code=EXIT_FAILED,
-            )
+            raise _diverged(f"The loss ({', '.join(wrong)})", epoch=epoch, step=step, rescue=rescue)
+
+
+def check_weights(model: nn.Module, *, epoch: int, step: int, rescue: str) -> None:
+    """Stop the run rather than save weights that are no longer finite; one sync for all of them."""
+    finite = torch.stack([torch.isfinite(parameter).all() for parameter in model.parameters()])
+    if not finite.all():
+        raise _diverged("The weights", epoch=epoch, step=step, rescue=rescue)
+
+
+def _diverged(what: str, *, epoch: int, step: int, rescue: str) -> CikdError:
+    return CikdError(
+        f"{what} stopped being finite in epoch {epoch}, step {step}; the last good checkpoint is kept.",
+        hint=f"a lower --lr or --precision fp32 helps; to go back:  {rescue}",
+        exit_code=EXIT_FAILED,
+    )

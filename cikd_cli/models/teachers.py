@@ -55,6 +55,12 @@ def check_architecture(name: str) -> None:
     if not timm.is_model(base):
         near = get_close_matches(base, timm.list_models(), n=1, cutoff=0.0)
         raise CikdError(f"timm has no model named {name}.", hint=f"for example  --teacher {near[0]}")
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        tags = [tagged for tagged in timm.list_pretrained(f"{base}.*") if tagged != name]
+        near = get_close_matches(name, tags, n=1, cutoff=0.0) or [base]
+        raise CikdError(f"timm has no weights named {name}.", hint=f"for example  --teacher {near[0]}") from error
     with torch.device("meta"):
         check_tappable(timm.create_model(base), name)
 

@@ -1,5 +1,6 @@
 """The student, as timm's own VisionTransformer: heads by block, fixed positions, constant drop path (spec 1.1)."""
 
+import math
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -128,7 +129,7 @@ def check_heads(width: int, counts: list[int]) -> None:
         if width % heads:
             raise CikdError(
                 f"{heads} heads do not divide a width of {width}.",
-                hint=f"--set student_width={(width // heads + 1) * heads}, or another multiple of {heads}",
+                hint=f"take another number of heads, or a width that is a multiple of {math.lcm(heads, 4)}",
             )
 
 
@@ -157,7 +158,10 @@ def _student_size(name: str, width: int | None, depth: int | None, heads: int | 
             hint="--set student_width=96 --set student_depth=12 --set student_heads=6",
         )
     if width % 4:
-        raise CikdError(f"The student width {width} is not a multiple of 4, which sin-cos positions need.")
+        raise CikdError(
+            f"The student width {width} is not a multiple of 4, which sin-cos positions need.",
+            hint=f"--set student_width={width // 4 * 4 + 4}",
+        )
     return Size(width, depth, heads)
 
 

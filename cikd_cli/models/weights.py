@@ -5,7 +5,7 @@ parameter's shape, so a file is only loaded when its head list is there and agre
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -185,11 +185,6 @@ def pretraining_statistics(architecture: str) -> tuple[Triple, Triple]:
     return config.mean, config.std
 
 
-def without_head(spec: ModelSpec) -> ModelSpec:
-    """The same network as a trunk."""
-    return replace(spec, num_classes=0, classes=())
-
-
 def _read_tensors(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
@@ -197,7 +192,7 @@ def _read_tensors(path: Path) -> dict[str, Any]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, zipfile and pickle each have their own
         raise CikdError(
-            f"{path} cannot be read as plain weights ({str(error).splitlines()[0]}).",
+            f"{path} cannot be read as plain weights; it is damaged, or holds more than tensors.",
             hint="save the state dict alone, as .safetensors or with torch.save(model.state_dict(), …)",
         ) from error
     if not isinstance(loaded, dict):

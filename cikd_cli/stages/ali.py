@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from cikd_cli.chain import inherited_settings
+from cikd_cli.chain import inherited_settings, student_settings
 from cikd_cli.config import AliConfig
 from cikd_cli.data.sources import DataSource, data_name
 from cikd_cli.engine.optim import ALI_NO_DECAY
@@ -14,15 +14,15 @@ from cikd_cli.engine.precision import DTYPES, choose_precision
 from cikd_cli.errors import CikdError
 from cikd_cli.methods.ali import Ali, learning_objective_block
 from cikd_cli.models.frozen import FrozenTeacher
-from cikd_cli.models.weights import ModelSpec, load_model, without_head
+from cikd_cli.models.weights import ModelSpec
 from cikd_cli.options import Request
 from cikd_cli.runs import RunDir, newest_run
 from cikd_cli.stages import training
 from cikd_cli.stages.job import (
     Job,
-    check_recorded_heads,
     describe_data,
     describe_network,
+    load_trunk,
     new_student,
     open_source,
     open_teacher,
@@ -38,8 +38,14 @@ def run(request: Request) -> dict[str, Any]:
 def inherit(request: Request) -> training.Inherited:
     """The teacher hands down data, image size and normalisation; other images may be named, labels are not read."""
     flags = request.flags
-    teacher = find_teacher(flags.get("teacher"), flags.get("data"), Path(request.options.runs_dir))
+    started = RunDir.open(flags["from_run"], stages=("ali", "lm")) if flags.get("from_run") else None
+    if started is not None and not flags.get("teacher") and not flags.get("data"):
+        teacher = started.parent("finetune-teacher")
+    else:
+        teacher = find_teacher(flags.get("teacher"), flags.get("data"), Path(request.options.runs_dir))
     values = inherited_settings(teacher)
+    if started is not None:
+        values |= student_settings(started)
     if flags.get("data") is not None and data_name(flags["data"]) != values["data"]:
         for key in ("data", "fraction", "val"):
             values.pop(key, None)
@@ -50,13 +56,21 @@ def inherit(request: Request) -> training.Inherited:
 def find_teacher(named: str | None, data: str | None, runs_dir: Path) -> RunDir:
     """The teacher run named, or the newest finished one for the data set."""
     if named:
+        if not Path(named).is_dir():
+            raise CikdError(
+                f"{named} is no run, and a teacher has to know the classes first.",
+                hint=f"cikd finetune-teacher --data {data or '…'} --teacher {named}",
+            )
         return RunDir.open(named, stages=("finetune-teacher",))
     if data is None:
-        raise CikdError("Which images?", hint="--data cifar100, a folder, or --teacher RUN to take the teacher's")
+        raise CikdError(
+            "No images are named.", hint="--data cifar100, a folder, or --teacher RUN to take the teacher's"
+        )
     found = newest_run(runs_dir, "finetune-teacher", data=data_name(data))
     if found is None:
         raise CikdError(
-            f"There is no finished teacher for {data} in {runs_dir}.", hint=f"cikd finetune-teacher --data {data}"
+            f"There is no finished teacher for {data} in {runs_dir}.",
+            hint=f"cikd finetune-teacher --data {data}   (unlabelled images: name one with --teacher RUN)",
         )
     return found
 
@@ -69,9 +83,7 @@ def build(config: AliConfig, device: torch.device) -> Job:
     source = open_source(config, labelled=same_data)  # labels of the teacher's data only make the same split again
     teacher_run, teacher, teacher_spec = open_teacher(config, source if same_data else None)
     student, spec, parents = _student(config, teacher_spec)
-    lob = learning_objective_block(config.lob, images=len(source.train), depth=teacher_spec.depth)
-    pairs = config.pairs or ((1, 1), (lob, spec.depth))
-    check_pairs(pairs, teacher_spec, spec)
+    pairs = tapped_pairs(config, teacher_spec, spec, images=len(source.train))
     precision = choose_precision(config.precision, device)
     method = Ali(
         student,
@@ -94,15 +106,20 @@ def build(config: AliConfig, device: torch.device) -> Job:
         parents=[teacher_run, *parents],
         facts=[
             ("teacher", f"{teacher_run.path}  {teacher_spec.architecture} {describe_network(teacher_spec, teacher)}"),
-            ("student", f"{config.student} {describe_network(spec, student)}"),
+            ("student", f"{config.student} {describe_network(spec, student)}, {_origin(parents)}"),
             ("data", describe_data(source, config)),
             ("relations", _describe_relations(config, pairs, source)),
         ],
     )
 
 
-def check_pairs(pairs: tuple[tuple[int, int], ...], teacher: ModelSpec, student: ModelSpec) -> None:
-    """Blocks must exist, and heads of a pair must be as many, since they are compared by index."""
+def tapped_pairs(
+    config: AliConfig, teacher: ModelSpec, student: ModelSpec, *, images: int
+) -> tuple[tuple[int, int], ...]:
+    """(teacher block, student block) pairs; blocks must exist and heads be as many, as they are compared by index."""
+    pairs = config.pairs
+    if pairs is None:
+        pairs = ((1, 1), (learning_objective_block(config.lob, images=images, depth=teacher.depth), student.depth))
     for t, s in pairs:
         if not (1 <= t <= teacher.depth and 1 <= s <= student.depth):
             raise CikdError(
@@ -115,6 +132,7 @@ def check_pairs(pairs: tuple[tuple[int, int], ...], teacher: ModelSpec, student:
                 f"{student.heads[s - 1]}; relations are compared head by head.",
                 hint=f"--pairs 1:1,{t}:{student.depth} (the student's end blocks have the teacher's heads)",
             )
+    return pairs
 
 
 def _student(config: AliConfig, teacher: ModelSpec) -> tuple[VisionTransformer, ModelSpec, list[RunDir]]:
@@ -122,12 +140,18 @@ def _student(config: AliConfig, teacher: ModelSpec) -> tuple[VisionTransformer, 
         student, spec = new_student(config, teacher, classes=())
         return student, spec, []
     run = RunDir.open(config.from_run, stages=("ali", "lm"))
-    trained, spec = load_model(run.weights)
-    check_recorded_heads(run, spec)
-    spec = without_head(spec)
-    student = spec.build()
-    student.load_state_dict({k: v for k, v in trained.state_dict().items() if not k.startswith("head.")})
+    student, spec = load_trunk(run, classes=(), drop_path=config.drop_path)
+    for what in ("image_size", "patch_size", "mean", "std"):
+        if getattr(spec, what) != getattr(teacher, what):
+            raise CikdError(
+                f"The student of {run.path} has {what} {getattr(spec, what)}, the teacher {getattr(teacher, what)}.",
+                hint="leave --from out, or take the teacher the student was made for",
+            )
     return student, spec, [run]
+
+
+def _origin(parents: list[RunDir]) -> str:
+    return f"trunk from {parents[0].path}" if parents else "from scratch"
 
 
 def _describe_relations(config: AliConfig, pairs: tuple[tuple[int, int], ...], source: DataSource) -> str:

@@ -9,11 +9,15 @@ from typing import Any
 from cikd_cli import chain
 from cikd_cli.config import CurriculumConfig
 from cikd_cli.console import Reporter, duration, reporter
+from cikd_cli.data.sources import data_name
 from cikd_cli.options import Request, RunOptions
+from cikd_cli.recipes import MAY_DIFFER
 from cikd_cli.runs import RunDir, all_runs
 from cikd_cli.stages import STAGES, report
+from cikd_cli.stages.ahead import look_ahead
 
 ANALYSES = ("eval", "mad", "cka")
+STUDENT = ("student", "student_width", "student_depth", "student_heads", "drop_path")
 
 
 def run(request: Request) -> dict[str, Any]:
@@ -25,10 +29,13 @@ def run(request: Request) -> dict[str, Any]:
     assert isinstance(config, CurriculumConfig)
     if options.dry_run:
         return _dry_run(request, config, out)
-    key = hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
     runs: dict[str, RunDir] = {}
     for name in ("teacher", "ali", "lm", *(("baseline",) if config.baseline else ())):
-        runs[name] = _carry_out(_step(name, config, runs, request), f"{key}/{name}", out)
+        step, tag = _step(name, config, runs, request), _tag(name, config, runs)
+        found = None if options.fresh else _find(Path(options.runs_dir), tag)
+        if name == "teacher" and (found is None or found.status != "done"):
+            look_ahead(config, out)
+        runs[name] = _carry_out(step, found, tag, out)
     student = runs["lm"].path
     analyses = {command: _analyse(command, student, options, out) for command in ANALYSES}
     evaluations = {"lm": analyses["eval"]}
@@ -55,19 +62,25 @@ def _step(name: str, config: CurriculumConfig, runs: dict[str, RunDir], request:
         return chain.stage_request(request, "ali", teacher=teacher)
     if name == "lm":
         return chain.stage_request(request, "lm", from_run=str(runs["ali"].path))
-    student = {
-        key: value
-        for key, value in config.ali.model_dump(exclude_none=True).items()
-        if key.startswith("student") or key == "drop_path"
-    }
+    student = config.ali.model_dump(include=set(STUDENT), exclude_none=True)
     epochs = config.ali.epochs + config.lm.epochs
     return chain.stage_request(request, "lm", teacher=teacher, distill=False, epochs=epochs, **student)
 
 
-def _carry_out(step: Request, tag: str, out: Reporter) -> RunDir:
+def _tag(name: str, config: CurriculumConfig, runs: dict[str, RunDir]) -> str:
+    """What a step's run is known by: its settings and the very weights it starts from."""
+    stage = {"teacher": config.finetune_teacher, "ali": config.ali, "lm": config.lm, "baseline": config.lm}[name]
+    settings = stage.model_dump(mode="json", exclude=set(MAY_DIFFER)) | {"data": data_name(str(stage.data))}
+    if name == "baseline":
+        settings |= config.ali.model_dump(include={"epochs", *STUDENT})
+    parents = {"ali": ("teacher",), "lm": ("ali",), "baseline": ("teacher",)}.get(name, ())
+    settings["parents"] = [runs[parent].record["weights"]["sha256"] for parent in parents]
+    return f"{name}/{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]}"
+
+
+def _carry_out(step: Request, found: RunDir | None, tag: str, out: Reporter) -> RunDir:
     """The step's finished run: found, continued, or made now."""
     options = step.options
-    found = None if options.fresh else _find(Path(options.runs_dir), tag)
     if found is not None and found.status == "done":
         out.line(f"{found.path} is finished; taken as it is")
         return RunDir.open(found.path)
@@ -100,7 +113,8 @@ def _analyse(command: str, run: Path, options: RunOptions, out: Reporter) -> dic
 
 
 def _dry_run(request: Request, config: CurriculumConfig, out: Reporter) -> dict[str, Any]:
-    """Try the teacher's stage, and name the commands after it, which need its run."""
+    """Check every stage, try the teacher's, and name the commands after it, which need its run."""
+    look_ahead(config, out)
     step = _step("teacher", config, {}, request)
     summary: dict[str, Any] = import_module(STAGES[step.stage].module).run(step)
     out.fields([

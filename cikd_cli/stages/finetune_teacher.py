@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from cikd_cli.analysis.pretrained import NeighbourTest, neighbour_test
+from cikd_cli.analysis.pretrained import neighbour_test
 from cikd_cli.config import FinetuneTeacherConfig
+from cikd_cli.console import Reporter
 from cikd_cli.data.sources import DataSource
 from cikd_cli.engine.optim import LABEL_NO_DECAY
 from cikd_cli.errors import CikdError
@@ -68,8 +69,6 @@ def build(config: FinetuneTeacherConfig, device: torch.device) -> Job:
     mean, std = config.mean or start.mean, config.std or start.std
     spec = ModelSpec.describe(start.model, start.architecture, classes=source.classes, mean=mean, std=std)
     facts = [("teacher", f"{start.architecture} {describe_network(spec, start.model)}, {start.origin}")]
-    if start.pretrained:
-        facts.append(("zero-shot", _zero_shot(start.model, source, spec, device)))
     facts.append(("data", describe_data(source, config)))
     method = Supervised(start.model, mean=mean, std=std, smoothing=config.smoothing, linear_probe=config.linear_probe)
     return Job(
@@ -81,6 +80,7 @@ def build(config: FinetuneTeacherConfig, device: torch.device) -> Job:
         groups=trainable_groups(start.model, config, LABEL_NO_DECAY),
         parents=[start.parent] if start.parent else [],
         facts=facts,
+        examine=(lambda out: _zero_shot(start.model, source, spec, device, out)) if start.pretrained else None,
     )
 
 
@@ -136,13 +136,16 @@ def _own_weights(path: Path, config: FinetuneTeacherConfig, classes: int) -> tup
     return model, spec
 
 
-def _zero_shot(model: VisionTransformer, source: DataSource, spec: ModelSpec, device: torch.device) -> str:
-    """Whether the weights know anything before the first step; a warning line when they do not."""
-    found: NeighbourTest = neighbour_test(model, source.train, spec, device=device)
+def _zero_shot(
+    model: VisionTransformer, source: DataSource, spec: ModelSpec, device: torch.device, out: Reporter
+) -> None:
+    """Say whether the weights know anything before the first step; warn when they do not."""
+    found = neighbour_test(model, source.train, spec, device=device)
     text = (
         f"nearest neighbours of {found.images} images agree for {found.loaded:.0f} %, "
         f"{found.untrained:.0f} % with random weights"
     )
     if found.loaded <= found.untrained:
-        text += "  WARNING: these weights look untrained; check --teacher and its file"
-    return text
+        out.warn(f"these weights look untrained ({text}); check --teacher and its file")
+    else:
+        out.fields([("zero-shot", text)])

@@ -1,6 +1,7 @@
 """What a training stage builds from its config before anything is written: data, networks, method, facts to print."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -8,11 +9,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from cikd_cli.config import DataConfig, StudentConfig, TrainingConfig
+from cikd_cli.console import Reporter
 from cikd_cli.data.sources import DataSource, load_source
 from cikd_cli.engine.optim import parameter_groups
 from cikd_cli.errors import CikdError
 from cikd_cli.models.vit import create_student
-from cikd_cli.models.weights import ModelSpec, load_model
+from cikd_cli.models.weights import HALF, ModelSpec, load_model
 from cikd_cli.runs import RunDir
 
 
@@ -21,7 +23,8 @@ class Job:
     """A stage ready to train.
 
     model: the network that becomes the deliverable, inside `method`. config: with data and parents resolved.
-    parents: runs this one stands on, teacher first. facts: (label, text) rows for the header.
+    parents: runs this one stands on, teacher first. facts: (label, text) rows for the header. examine: a look at the
+    networks that only a new run needs, told to the reporter.
     """
 
     config: TrainingConfig
@@ -34,12 +37,13 @@ class Job:
     scored: bool = True
     parents: list[RunDir] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
+    examine: Callable[[Reporter], None] | None = None
 
 
 def open_source(config: DataConfig, *, labelled: bool = True) -> DataSource:
     """The data of a stage; says how to name it when it is missing."""
     if config.data is None:
-        raise CikdError("Which images?", hint="--data digits, another named set, or a folder of class folders")
+        raise CikdError("No images are named.", hint="--data digits, another named set, or a folder of class folders")
     return load_source(
         config.data,
         data_root=config.data_root,
@@ -82,7 +86,8 @@ def check_recorded_heads(run: RunDir, spec: ModelSpec) -> None:
     if recorded != spec.heads:
         raise CikdError(
             f"{run.path} records {list(recorded)} heads, its weights file says {list(spec.heads)}; "
-            "the same tensors with other heads are another network."
+            "the same tensors with other heads are another network.",
+            hint="copy the run again, whole, or train it again",
         )
 
 
@@ -90,8 +95,8 @@ def new_student(
     config: StudentConfig, teacher: ModelSpec | None, *, classes: tuple[str, ...]
 ) -> tuple[VisionTransformer, ModelSpec]:
     """An untrained student made for a teacher: its heads at both ends, its patches, its normalisation."""
-    assert config.mean is not None
-    assert config.std is not None
+    mean = config.mean or (teacher.mean if teacher else HALF)
+    std = config.std or (teacher.std if teacher else HALF)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         student = create_student(
@@ -105,9 +110,19 @@ def new_student(
             heads=config.student_heads,
             drop_path=config.drop_path,
         )
-    spec = ModelSpec.describe(
-        student, "student", classes=classes, mean=config.mean, std=config.std, drop_path=config.drop_path
+    return student, ModelSpec.describe(
+        student, "student", classes=classes, mean=mean, std=std, drop_path=config.drop_path
     )
+
+
+def load_trunk(run: RunDir, *, classes: tuple[str, ...], drop_path: float) -> tuple[VisionTransformer, ModelSpec]:
+    """The student of a run with a fresh head for `classes`, or none; the head is drawn from the global generator."""
+    trained, spec = load_model(run.weights)
+    check_recorded_heads(run, spec)
+    spec = replace(spec, num_classes=len(classes), classes=classes, drop_path=drop_path)
+    student = spec.build()
+    tensors = {name: tensor for name, tensor in trained.state_dict().items() if not name.startswith("head.")}
+    student.load_state_dict(student.state_dict() | tensors)
     return student, spec
 
 

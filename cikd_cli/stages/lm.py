@@ -1,6 +1,5 @@
 """`cikd lm`: stage 2, Logit Mimicking; without --from it is LM alone, with --no-distill the plain fine-tune."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,16 @@ from cikd_cli.errors import CikdError
 from cikd_cli.methods.lm import LogitMimicking
 from cikd_cli.methods.supervised import Supervised
 from cikd_cli.models.frozen import FrozenTeacher
-from cikd_cli.models.weights import HALF, ModelSpec, load_model
+from cikd_cli.models.weights import ModelSpec
 from cikd_cli.options import Request
 from cikd_cli.runs import RunDir
 from cikd_cli.stages import training
 from cikd_cli.stages.ali import find_teacher
 from cikd_cli.stages.job import (
     Job,
-    check_recorded_heads,
     describe_data,
     describe_network,
+    load_trunk,
     new_student,
     open_source,
     open_teacher,
@@ -44,10 +43,10 @@ def inherit(request: Request) -> training.Inherited:
     if flags.get("from_run") is None:
         try:
             teacher = find_teacher(flags.get("teacher"), flags.get("data"), Path(request.options.runs_dir))
-        except CikdError:
+        except CikdError:  # none: labels alone can do without
             if flags.get("distill", True) or flags.get("teacher"):
                 raise
-            return training.Inherited({"mean": HALF, "std": HALF}, None, "")
+            return training.Inherited({}, None)
         note = "" if flags.get("teacher") else "  [the newest finished one]"
         return training.Inherited(inherited_settings(teacher), teacher, note)
     parent = RunDir.open(flags["from_run"], stages=("ali", "lm"))
@@ -117,14 +116,9 @@ def _student(
         student, spec = new_student(config, teacher, classes=classes)
         return student, spec, []
     run = RunDir.open(config.from_run, stages=("ali", "lm"))
-    trunk, trunk_spec = load_model(run.weights)
-    check_recorded_heads(run, trunk_spec)
-    spec = replace(trunk_spec, num_classes=len(classes), classes=classes, drop_path=config.drop_path)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        student = spec.build()  # its head is new (spec 1.10, row 22)
-    tensors = {name: tensor for name, tensor in trunk.state_dict().items() if not name.startswith("head.")}
-    student.load_state_dict(student.state_dict() | tensors)
+        torch.manual_seed(config.seed)  # for the head, which is new (spec 1.10, row 22)
+        student, spec = load_trunk(run, classes=classes, drop_path=config.drop_path)
     return student, spec, [run]
 
 

@@ -8,16 +8,19 @@ from cikd_cli.files import write_atomically
 from cikd_cli.render import render
 from cikd_cli.runs import RunDir
 
+PATHS = ("data", "data_root", "teacher", "from_run")
+
 
 def write_card(run: RunDir, columns: list[str], rows: list[list[str]]) -> Path:
     """Write the card of a finished lm run with the table of its evaluation; returns its path."""
     record = run.record
+    name = Path(record["data"]["name"]).name  # a folder's place on this machine is nobody's business
     values: dict[str, Any] = {
         "name": run.path.name,
         "version": __version__,
         "run": str(run.path),
         "student": record["model"],
-        "data": record["data"],
+        "data": record["data"] | {"name": name},
         "facts": [
             (
                 "trained on",
@@ -28,8 +31,16 @@ def write_card(run: RunDir, columns: list[str], rows: list[list[str]]) -> Path:
         "columns": columns,
         "rows": rows,
         "lineage": [(entry["stage"], entry["path"], entry["sha256"]) for entry in record["parents"]],
-        "config": run.config(),
+        "how": _how(run),
+        "config": {key: value for key, value in run.config().items() if key not in PATHS},
     }
     card = run.path / "model_card.md"
     write_atomically(card, render("model_card.md.j2", values).encode())
     return card
+
+
+def _how(run: RunDir) -> str:
+    """What the student learned from, in the order it did."""
+    steps = ["the teacher's attention (ALI)"] if any(entry["stage"] == "ali" for entry in run.record["parents"]) else []
+    steps.append("labels and the teacher's logits (LM)" if run.config()["distill"] else "labels")
+    return ", then ".join(steps)

@@ -59,10 +59,9 @@ def prepare(job: Job, world: World, options: RunOptions) -> Training:
 
 def _scorer(job: Job, world: World, precision: str) -> Callable[[VisionTransformer], dict[str, float]] | None:
     """Scores on the validation images, else on the test images, whose scores are shown and never chosen by."""
-    split = job.source.val or job.source.test
+    name, split = ("test", job.source.test) if job.source.val is None else ("val", job.source.val)
     if split is None:
         return None
-    name = "val" if job.source.val else "test"
     decoded = DecodedSplit(split, decode_size=job.config.decode_size, limit_mb=job.config.cache_mb)
 
     def score(model: VisionTransformer) -> dict[str, float]:

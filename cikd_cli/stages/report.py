@@ -1,5 +1,6 @@
 """The table at the end of `cikd run`, and its page."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,6 @@ from cikd_cli.runs import RunDir
 
 COLUMNS = ("", "top-1", "top-5", "of teacher", "params", "MACs", "epochs", "seconds")
 TITLES = {"teacher": "teacher", "lm": "student (ALI, then LM)", "baseline": "same student, labels only"}
-
-
-def rows(runs: Mapping[str, RunDir], evaluations: Mapping[str, dict[str, Any]]) -> list[list[str]]:
-    """One row a network, from the students' `eval` summaries; seconds of training, ALI's counted with the student's."""
-    teacher = evaluations["lm"]["teacher"]
-    table = [_row("teacher", teacher, teacher, [runs["teacher"]])]
-    for name, evaluation in evaluations.items():
-        table.append(_row(name, evaluation, teacher, [runs["ali"], runs["lm"]] if name == "lm" else [runs[name]]))
-    return table
-
 
 PICTURES = (  # (file in analysis/, title, caption)
     (
@@ -38,6 +29,15 @@ PICTURES = (  # (file in analysis/, title, caption)
     ),
     ("confusion", "Confusion matrix", "Rows: true classes; columns: what the student said; test images."),
 )
+
+
+def rows(runs: Mapping[str, RunDir], evaluations: Mapping[str, dict[str, Any]]) -> list[list[str]]:
+    """One row a network, from the students' `eval` summaries; seconds of training, ALI's counted with the student's."""
+    teacher = evaluations["lm"]["teacher"]
+    table = [_row("teacher", teacher, teacher, [runs["teacher"]])]
+    for name, evaluation in evaluations.items():
+        table.append(_row(name, evaluation, teacher, [runs["ali"], runs["lm"]] if name == "lm" else [runs[name]]))
+    return table
 
 
 def write(runs: Mapping[str, RunDir], table: list[list[str]]) -> Path:
@@ -64,7 +64,7 @@ def write(runs: Mapping[str, RunDir], table: list[list[str]]) -> Path:
         "rows": table,
         "pictures": pictures,
         "runs": [(made.stage, str(made.path), made.record["weights"]["sha256"]) for made in runs.values()],
-        "commands": [" ".join(run.record["argv"])],
+        "commands": [shlex.join(["cikd", *run.record["argv"][1:]])],
     }
     page = run.path / "report.html"
     write_atomically(page, render("report.html.j2", values).encode())

@@ -1,23 +1,26 @@
 """What the three training stages share: resolve, check, claim a run, train on one or many processes, finish."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cikd_cli import numbering
 from cikd_cli.chain import check_resume
 from cikd_cli.config import StageConfig, TrainingConfig
 from cikd_cli.console import Reporter, reporter
+from cikd_cli.data.sources import data_name
 from cikd_cli.engine.distributed import Hardware, World, choose_hardware, launch
 from cikd_cli.engine.fit import Outcome, Training, fit, resume_command
+from cikd_cli.engine.precision import choose_precision
 from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
 from cikd_cli.files import file_sha256, write_atomically
 from cikd_cli.models.weights import encode_model
 from cikd_cli.options import Request, RunOptions
-from cikd_cli.recipes import recipe_names, resolve
-from cikd_cli.runs import RunDir
+from cikd_cli.recipes import recipe_names, resolve, typed_values
+from cikd_cli.runs import RunDir, all_runs
 from cikd_cli.stages import STAGES, header
 from cikd_cli.stages.job import Job
 from cikd_cli.stages.prepare import dry_run, prepare
@@ -44,7 +47,8 @@ def run(request: Request, config_class: type[TrainingConfig], *, inherit: Inheri
     hardware = choose_hardware(options.gpus, options.processes or 1)
     if options.resume is not None:
         return _resume(request, config_class, out, hardware, build)
-    inherited = inherit(request)
+    typed = replace(request, flags=typed_values(config_class, request.stage, request.flags, options))
+    inherited = inherit(typed)
     resolved = resolve(
         config_class,
         request.stage,
@@ -53,9 +57,11 @@ def run(request: Request, config_class: type[TrainingConfig], *, inherit: Inheri
         inherited=inherited.values,
         inherited_from=str(inherited.parent.path) if inherited.parent else None,
     )
-    config: TrainingConfig = resolved.config  # type: ignore[assignment]
-    job = build(config, hardware.device)
+    numbering.check_free(Path(options.runs_dir), options.name, stage=request.stage)
+    job = build(_settle(resolved.config, hardware), hardware.device)
     training = prepare(job, World(hardware.device, size=hardware.processes), options)
+    if job.examine is not None:
+        job.examine(out)
     header.show(out, job, training, hardware, resolved, note=inherited.note)
     if options.dry_run:
         return dry_run(job, training, hardware, out)
@@ -65,11 +71,21 @@ def run(request: Request, config_class: type[TrainingConfig], *, inherit: Inheri
         prefix=STAGES[request.stage].prefix,
         name=options.name,
         record=header.record(request, job, hardware, resolved.recipe),
-        config=_to_store(job),
+        config=job.config.model_dump(mode="json"),
     )
     out.attach_log(run_dir.path / "log.txt")
     out.fields([("run", f"{run_dir.path}  stop with Ctrl-C (saves); resume: {resume_command(run_dir)}"), ("", "")])
     return _train(run_dir, job, training, hardware, options, out)
+
+
+def _settle(config: Any, hardware: Hardware) -> Any:
+    """The config as a run keeps it: whole paths, so that another folder or a worker reads the same, and no `auto`."""
+    paths = {"data_root": str(Path(config.data_root).expanduser().resolve())}
+    if config.data is not None:
+        paths["data"] = data_name(config.data)
+    if config.teacher is not None and Path(config.teacher).exists():
+        paths["teacher"] = str(Path(config.teacher).resolve())
+    return config.model_copy(update={**paths, "precision": choose_precision(config.precision, hardware.device)})
 
 
 def _train(
@@ -83,14 +99,21 @@ def _train(
             else:
                 launch(_worker, hardware, run_dir.path, options)
         except BaseException as error:  # whatever it was, the run must not look as if it were still running
-            run_dir = RunDir.open(run_dir.path, finished=False)
-            stopped = isinstance(error, KeyboardInterrupt)
-            run_dir.fail("interrupted" if stopped else "failed", str(error) or type(error).__name__)
+            _end_badly(run_dir.path, error)
+            out.note(f"error: {error}")
             raise
     run_dir = RunDir.open(run_dir.path, finished=False)
-    if run_dir.record["status"] == "interrupted":
+    if run_dir.record["status"] != "done":
+        if run_dir.record["status"] == "running":  # its processes were told to stop before they had begun
+            run_dir.fail("interrupted", "stopped before its first step")
         raise _interrupted(run_dir)
     return header.summarise(run_dir, out)
+
+
+def _end_badly(path: Path, error: BaseException) -> None:
+    stopped = isinstance(error, KeyboardInterrupt)
+    message = "interrupted" if stopped else str(error) or type(error).__name__
+    RunDir.open(path, finished=False).fail("interrupted" if stopped else "failed", message)
 
 
 def _worker(world: World, path: Path, options: RunOptions) -> None:
@@ -109,7 +132,7 @@ def _worker(world: World, path: Path, options: RunOptions) -> None:
 
 def execute(run_dir: RunDir, job: Job, training: Training, world: World, options: RunOptions, out: Reporter) -> None:
     """Train on this process; the first one writes the deliverable and the result, or how far it came."""
-    if job.source.val is not None:
+    if job.source.val is not None and job.scored:
         training.keep_best = lambda model: write_atomically(
             run_dir.path / "model-best.safetensors", encode_model(model, job.spec)
         )
@@ -134,16 +157,9 @@ def _result(run_dir: RunDir, job: Job, outcome: Outcome) -> dict[str, Any]:
     for name in ("val", "test"):
         if f"{name}_top1" in last:
             result |= {"split": name, "top1": last[f"{name}_top1"], "top5": last[f"{name}_top5"]}
-    if job.source.val is not None:
-        best = max(row.get("val_top1", -1.0) for row in run_dir.metrics())
-        result["best_val_top1"] = best
+    if job.source.val is not None and job.scored:
+        result["best_val_top1"] = max(row.get("val_top1", -1.0) for row in run_dir.metrics())
     return result
-
-
-def _to_store(job: Job) -> dict[str, Any]:
-    """The config as config.toml keeps it: paths whole, so that another folder or a worker reads the same."""
-    root = str(Path(job.config.data_root).expanduser().resolve())
-    return job.config.model_copy(update={"data": job.source.name, "data_root": root}).model_dump(mode="json")
 
 
 def stored_config(run_dir: RunDir, config_class: type[StageConfig]) -> Any:
@@ -164,18 +180,8 @@ def _resume(
     run_dir = RunDir.open(str(options.resume), stages=(request.stage,), finished=False)
     config = stored_config(run_dir, config_class)
     epochs = request.flags.get("epochs", config.epochs)
-    if run_dir.record["status"] == "done" and epochs <= config.epochs:
-        raise CikdError(
-            f"{run_dir.path} is finished ({config.epochs} of {config.epochs} epochs).",
-            hint=f"cikd {request.stage} --resume {run_dir.path} --epochs {2 * config.epochs} trains on",
-        )
-    if epochs != config.epochs:
-        out.line(f"epochs {config.epochs} → {epochs}: from here on the learning rate follows the longer cosine")
-        config = config.model_copy(update={"epochs": epochs})
-    with run_dir.lock():
-        run_dir.write_config(config.model_dump(mode="json"))
-        run_dir.update(status="running")
-    job = build(config, hardware.device)
+    _check_epochs(run_dir, config.epochs, epochs)
+    job = build(config.model_copy(update={"epochs": epochs}), hardware.device)
     training = prepare(job, World(hardware.device, size=hardware.processes), options)
     recorded = run_dir.record["data"]["fingerprint"]
     if recorded != job.source.fingerprint:
@@ -184,22 +190,57 @@ def _resume(
             f"{recorded[:8]}… and {job.source.fingerprint[:8]}…).",
             hint=f"cikd {request.stage} without --resume starts a new run",
         )
+    if epochs != config.epochs:
+        out.line(f"epochs {config.epochs} → {epochs}: from here on the learning rate follows the longer cosine")
+    done = (run_dir.record.get("progress") or {}).get("epoch", 0)
+    out.fields([("resume", f"{run_dir.path} after epoch {done} of {epochs}"), *job.facts])
+    if options.dry_run:
+        return dry_run(job, training, hardware, out)
+    with run_dir.lock():
+        if epochs != config.epochs:
+            run_dir.write_config(run_dir.config() | {"epochs": epochs})
+        run_dir.update(status="running", weights=None, result=None)
     out.attach_log(run_dir.path / "log.txt")
-    done = run_dir.record.get("progress", {}).get("epoch", 0)
-    out.fields([("resume", f"{run_dir.path} after epoch {done} of {config.epochs}"), *job.facts])
     return _train(run_dir, job, training, hardware, options, out)
 
 
+def _check_epochs(run_dir: RunDir, before: int, epochs: int) -> None:
+    """Refuse a resume that has nothing to do, that would go back, or that would change what other runs stand on."""
+    command = f"cikd {run_dir.stage} --resume {run_dir.path}"
+    if epochs < before:
+        raise CikdError(f"{run_dir.path} was begun for {before} epochs; {epochs} are fewer.", hint=command)
+    if run_dir.record["status"] != "done":
+        return
+    if epochs == before:
+        raise CikdError(
+            f"{run_dir.path} is finished ({before} of {before} epochs).", hint=f"{command} --epochs N trains on"
+        )
+    for child in all_runs(run_dir.path.parent):
+        parents = [child.resolve_parent(entry).resolve() for entry in child.record.get("parents", [])]
+        if run_dir.path.resolve() in parents:
+            raise CikdError(
+                f"{child.path} was made from {run_dir.path}, which therefore has to stay as it is.",
+                hint=f"start a new run with --epochs {epochs}",
+            )
+
+
 def _with_recipe_of(parent: RunDir | None, options: RunOptions) -> RunOptions:
-    """A stage follows its parent's recipe unless told otherwise; a recipe file has to be named again."""
-    if parent is None or options.recipe or parent.record["recipe"] not in recipe_names():
+    """A stage follows its parent's recipe unless told otherwise."""
+    recipe = None if parent is None or options.recipe else parent.record["recipe"]
+    if parent is None or recipe is None or (recipe not in recipe_names() and not Path(recipe).is_file()):
         return options
     return options.model_copy(update={"recipe": parent.record["recipe"]})
 
 
 def _interrupted(run_dir: RunDir) -> CikdError:
     """What a stopped and saved run says."""
-    progress = run_dir.record.get("progress", {"epoch": 0, "epochs": "?"})
+    if not any(run_dir.checkpoints.glob("*.safetensors")):
+        return CikdError(
+            f"{run_dir.path} stopped before anything could be saved.",
+            hint=f"begin it again with  {resume_command(run_dir)}",
+            exit_code=EXIT_INTERRUPTED,
+        )
+    progress = run_dir.record.get("progress") or {"epoch": 0, "epochs": run_dir.config()["epochs"]}
     return CikdError(
         f"{run_dir.path} stopped after epoch {progress['epoch']} of {progress['epochs']}, and is saved.",
         hint=f"continue it with  {resume_command(run_dir)}",

@@ -1,0 +1,25 @@
+"""What `cikd run` can know to be wrong with its later stages before the first one trains for hours."""
+
+import torch
+
+from cikd_cli.config import CurriculumConfig
+from cikd_cli.console import Reporter
+from cikd_cli.engine.distributed import World
+from cikd_cli.options import RunOptions
+from cikd_cli.stages.ali import tapped_pairs
+from cikd_cli.stages.finetune_teacher import build
+from cikd_cli.stages.job import describe_network, new_student
+from cikd_cli.stages.prepare import prepare
+
+CPU = torch.device("cpu")
+
+
+def look_ahead(config: CurriculumConfig, out: Reporter) -> None:
+    """Build teacher and student, and ask every stage for its batches; raises CikdError for what cannot work."""
+    job = build(config.finetune_teacher, CPU)
+    student, spec = new_student(config.ali, job.spec, classes=job.source.classes)
+    tapped_pairs(config.ali, job.spec, spec, images=len(job.source.train))
+    for stage in (config.finetune_teacher, config.ali, config.lm):
+        job.config = stage
+        prepare(job, World(CPU), RunOptions())
+    out.fields([("student", describe_network(spec, student))])
