@@ -25,7 +25,6 @@ from cikd_cli.models.weights import (
     load_model,
     pretraining_statistics,
     read_spec,
-    without_head,
 )
 
 TINY = "vit_tiny_patch16_224"
@@ -125,12 +124,6 @@ def test_a_description_survives_json():
 def test_drop_path_comes_back_with_the_student(tmp_path):
     model, _ = load_model(stored(tmp_path))
     assert [getattr(block.drop_path1, "p", None) for block in model.blocks] == [None, 0.2, 0.2, None]
-
-
-def test_a_trunk_is_the_network_without_classes():
-    trunk = without_head(student()[1])
-    assert (trunk.num_classes, trunk.classes, trunk.heads) == (0, (), (6, 2, 2, 6))
-    assert isinstance(trunk.build().head, torch.nn.Identity)
 
 
 def test_a_file_without_a_description_is_refused(tmp_path):
