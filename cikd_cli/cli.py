@@ -69,8 +69,8 @@ def _run_stage(stage: Stage, request: Request, stray: list[str]) -> None:
         raise CikdError(f"cikd {stage.command} needs a run", hint=f"{stage.examples[0]}; cikd runs lists the runs")
     check_resume(request, stage.config)
     _resolve(stage, request)
-    # Read when torch loads: threads that wait for each other soon sleep instead of spinning. Two small trainings at once
-    # on two cores took 11 s with it and over 60 s without; alone, nothing changes.
+    # Read when torch loads: threads that wait for each other soon sleep instead of spinning. Two small trainings at
+    # once on two cores took 11 s with it and over 60 s without; alone, nothing changes.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     summary = importlib.import_module(stage.module).run(request)
     if request.options.as_json and summary:
