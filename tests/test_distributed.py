@@ -1,10 +1,17 @@
 """Several processes: the same stream, the same result, and one sentence when something is wrong."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 import torch
 
 from cikd_cli.engine.distributed import Hardware, choose_hardware
-from cikd_cli.errors import CikdError
+from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
 from cikd_cli.models.vit import StochasticDepth, set_share
 from cikd_cli.models.weights import load_model
 from cikd_cli.runs import RunDir
@@ -24,6 +31,25 @@ def test_two_processes_equal_one(cikd, teacher, recipe, stage):
     first, second = RunDir.open("runs/one").metrics()[-1], RunDir.open("runs/two").metrics()[-1]
     assert second["loss"] == pytest.approx(first["loss"], rel=1e-4)
     assert RunDir.open("runs/two").record["world_size"] == 2
+
+
+def test_ctrl_c_reaches_every_process_and_the_run_is_saved(teacher, recipe):
+    words = ("ali", "--teacher", teacher, "--recipe", recipe, "--epochs", "5000", "--gpus", "cpu", "--processes", "2")
+    command = [sys.executable, "-m", "cikd_cli", *map(str, words)]
+    process = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    metrics = Path("runs/ali-001/metrics.jsonl")
+    deadline = time.monotonic() + 180
+    while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the parent and to its workers
+    said = process.communicate(timeout=120)
+    assert process.returncode == EXIT_INTERRUPTED, said
+    assert "cikd ali --resume runs/ali-001" in said[1]
+    assert "Traceback" not in said[1]
+    assert RunDir.open("runs/ali-001", finished=False).record["status"] == "interrupted"
+    assert Path("runs/ali-001/checkpoints/last.safetensors").exists()
 
 
 def test_the_shares_of_drop_path_make_up_the_mask_of_one_process():
