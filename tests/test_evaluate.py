@@ -107,7 +107,7 @@ def test_a_term_that_is_not_finite_stops_the_run_with_its_name_epoch_and_step(ba
     totals = Totals({}, World(CPU))
     totals.add({"qk": torch.tensor(1.0), "vv": torch.tensor(bad)})
     totals.add({"qk": torch.tensor(1.0), "vv": torch.tensor(1.0)})
-    with pytest.raises(CikdError, match=r"epoch 3, step 17 \(term vv\)") as caught:
+    with pytest.raises(CikdError, match=r"The loss \(vv\) stopped being finite in epoch 3, step 17") as caught:
         totals.check_finite(epoch=3, step=17, rescue="cikd ali --resume runs/ali-001")
     assert caught.value.exit_code == EXIT_FAILED
     assert "cikd ali --resume runs/ali-001" in str(caught.value.hint)
