@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from cikd_cli.config import CurriculumConfig, StageConfig
 from cikd_cli.errors import CikdError
 from cikd_cli.knobs import suggestion
-from cikd_cli.options import Request, Resolved, flag_name
-from cikd_cli.recipes import SECTIONS, resolve
+from cikd_cli.options import Request, Resolved, RunOptions, flag_name
+from cikd_cli.recipes import SECTIONS, recipe_names, resolve
 from cikd_cli.runs import RunDir
 
 DEFAULT_DATA = "digits"  # embedded in scikit-learn: `cikd run` needs no download
@@ -110,6 +111,14 @@ def student_settings(parent: RunDir) -> dict[str, Any]:
     return {key: config[key] for key in _STUDENT_KNOBS if key in config}
 
 
+def with_recipe_of(parent: RunDir | None, options: RunOptions) -> RunOptions:
+    """The options with the parent's recipe, unless one is named."""
+    recipe = None if parent is None or options.recipe else parent.record.get("recipe")
+    if recipe is None or (recipe not in recipe_names() and not Path(recipe).is_file()):
+        return options
+    return options.model_copy(update={"recipe": recipe})
+
+
 def check_resume(request: Request, knobs: type[StageConfig]) -> None:
     """Raise CikdError if --resume is given together with anything but --epochs and how-to-run options."""
     resume = request.options.resume
@@ -147,4 +156,4 @@ def _refuse_different_data(stages: Mapping[str, StageConfig]) -> None:
         values = {name: getattr(config, key) for name, config in stages.items()}
         if len(set(values.values())) > 1:
             said = ", ".join(f"{name} {value}" for name, value in values.items())
-            raise CikdError(f"all stages of a curriculum share {key}, but: {said}", hint=f"set {key} under [common]")
+            raise CikdError(f"All stages of a curriculum share {key}, but: {said}", hint=f"set {key} under [common]")

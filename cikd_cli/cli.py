@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from cikd_cli import __version__, lineage
-from cikd_cli.chain import check_resume, inherited_settings, resolve_curriculum
+from cikd_cli.chain import check_resume, inherited_settings, resolve_curriculum, with_recipe_of
 from cikd_cli.config import StageConfig
 from cikd_cli.console import Reporter, reporter, show_error, show_output
 from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, CikdError
@@ -23,7 +23,7 @@ from cikd_cli.flags import RUNS_DIR_VARIABLE, command_function, knobs_of
 from cikd_cli.knobs import nearest
 from cikd_cli.options import Request, Resolved, flag_name
 from cikd_cli.recipes import resolve
-from cikd_cli.runs import RunDir, all_runs
+from cikd_cli.runs import RunDir, all_runs, damaged_runs
 from cikd_cli.stages import STAGES, Stage
 
 CURRICULUM_PANEL = "The curriculum"
@@ -92,18 +92,23 @@ def _show_config(stage: Stage, request: Request, stray: list[str]) -> None:
 def _resolve(stage: Stage, request: Request, *, inherit: bool = False) -> Resolved:
     if stage.command == "run":
         return resolve_curriculum(request)
-    parent = request.flags.get("from_run")
-    inherited = None
-    if inherit and isinstance(parent, str):
-        inherited = inherited_settings(RunDir.open(parent))
+    parent = _parent(stage, request) if inherit else None
     return resolve(
         stage.config,
         stage.command,
         request.flags,
-        options=request.options,
-        inherited=inherited,
-        inherited_from=parent if inherited is not None else None,
+        options=with_recipe_of(parent, request.options),
+        inherited=inherited_settings(parent) if parent else None,
+        inherited_from=str(parent.path) if parent else None,
     )
+
+
+def _parent(stage: Stage, request: Request) -> RunDir | None:
+    """The run that hands settings down to a student's stage: --from, else --teacher."""
+    if "from_run" not in stage.config.model_fields:
+        return None
+    named = request.flags.get("from_run") or request.flags.get("teacher")
+    return RunDir.open(str(named)) if named else None
 
 
 def _flat(config: StageConfig, before: str = "") -> dict[str, object]:
@@ -149,7 +154,7 @@ def _sentences() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        show_error(CikdError("interrupted"))
+        show_error(CikdError("Interrupted"))
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except Exception as error:
         sentence = _as_sentence(error)
@@ -170,7 +175,7 @@ def _as_sentence(error: Exception) -> CikdError | None:
     ):
         hint = "use a smaller --batch-size, or split each batch with --accumulate 2"
         return CikdError(
-            f"out of memory: {text.splitlines()[0] if text else 'no room'}", hint=hint, exit_code=EXIT_FAILED
+            f"Out of memory: {text.splitlines()[0] if text else 'no room'}", hint=hint, exit_code=EXIT_FAILED
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         return disk_error(error, Path(str(error.filename or "the run")))
@@ -202,6 +207,8 @@ def show_runs(
     """The tree of runs: which came from which, with stage, status and score."""
     with _sentences():
         runs = all_runs(Path(runs_dir))
+        for path, error in damaged_runs(Path(runs_dir)):
+            reporter(quiet=False, as_json=as_json).warn(f"{path} is left out: {error.message}")
         if as_json:
             show_output(to_json({"runs": lineage.summary(runs)}))
         elif runs:

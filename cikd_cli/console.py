@@ -79,6 +79,7 @@ class Reporter:
         self.mode = mode
         self.stream = sys.stdout if stream is None else stream
         self._log: Path | None = None
+        self._told: list[str] = []  # before there is a log
         self._console: Console | None = None
         if mode == "rich":
             from rich.console import Console as RichConsole
@@ -86,8 +87,11 @@ class Reporter:
             self._console = RichConsole(file=self.stream, highlight=False, markup=False, emoji=False)
 
     def attach_log(self, path: Path) -> None:
-        """From now on everything is also appended to `path`, without colour."""
+        """Append to `path` what has been said so far, and from now on everything, without colour."""
         self._log = Path(path)
+        for text in self._told:
+            self._write_log(text)
+        self._told.clear()
 
     def line(self, text: str = "") -> None:
         """One line, or several separated by newlines."""
@@ -159,7 +163,9 @@ class Reporter:
             _print(text, self.stream)
 
     def _write_log(self, text: str) -> None:
-        if self._log is not None:
+        if self._log is None:
+            self._told.append(text)
+        else:
             with self._log.open("a", encoding="utf-8", errors="replace") as log:
                 log.write(text + "\n")
 

@@ -8,13 +8,13 @@ EXIT_INTERRUPTED = 130
 class CikdError(Exception):
     """Something the user can act on.
 
-    message: what happened, with the value, as one sentence.
+    message: what happened, with the value, as a sentence; its final period is added when it lacks one.
     hint: the command or flag that fixes it.
     exit_code: 2 for bad input (default), 1 for a fault while running, 130 for an interrupted and saved run.
     """
 
     def __init__(self, message: str, *, hint: str | None = None, exit_code: int = EXIT_BAD_INPUT) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = message if message.endswith((".", "?", "!")) else f"{message}."
+        super().__init__(self.message)
         self.hint = hint
         self.exit_code = exit_code

@@ -49,13 +49,13 @@ def disk_error(error: OSError, path: Path) -> CikdError:
     """The sentence for an operating-system error met while writing `path`."""
     if error.errno in _FULL:
         hint = "free some space; a run that was stopped goes on with --resume RUN"
-        return CikdError(f"no space left for {path}", hint=hint, exit_code=EXIT_FAILED)
+        return CikdError(f"No space left for {path}", hint=hint, exit_code=EXIT_FAILED)
     reason = error.strerror or str(error)
     if error.errno in _CLOSED:
         return CikdError(
-            f"cannot write {path}: {reason.lower()}", hint="--runs-dir DIR chooses another folder for runs"
+            f"Cannot write {path}: {reason.lower()}", hint="--runs-dir DIR chooses another folder for runs"
         )
-    return CikdError(f"cannot write {path}: {reason.lower()}", exit_code=EXIT_FAILED)
+    return CikdError(f"Cannot write {path}: {reason.lower()}", exit_code=EXIT_FAILED)
 
 
 def file_sha256(path: Path) -> str:

@@ -58,18 +58,18 @@ def load_recipe(name: str) -> Recipe:
     if path.suffix != ".toml":
         path = template_root() / "recipes" / f"{name}.toml"
         if name not in recipe_names():
-            raise CikdError(f"there is no recipe named {name!r}", hint=suggestion(name, recipe_names()))
+            raise CikdError(f"There is no recipe named {name!r}", hint=suggestion(name, recipe_names()))
     sections = read_toml(path, "recipe")
     for section, keys in sections.items():
         if section != "common" and section not in SECTIONS:
             known = ["common", *SECTIONS]
             hint = suggestion(section, known) if isinstance(keys, dict) else f"put it under one of: {', '.join(known)}"
-            raise CikdError(f"recipe {path.name}: {section!r} is not a section", hint=hint)
+            raise CikdError(f"Recipe {path.name}: {section!r} is not a section", hint=hint)
         if not isinstance(keys, dict):
             raise CikdError(
-                f"recipe {path.name}: {section!r} must be a section", hint=f"write [{section}] above its keys"
+                f"Recipe {path.name}: {section!r} must be a section", hint=f"write [{section}] above its keys"
             )
-        _check_section(section, keys, f"recipe {path.name}")
+        _check_section(section, keys, f"Recipe {path.name}")
     return Recipe(name if name in recipe_names() else str(path.resolve()), sections)
 
 
@@ -133,7 +133,7 @@ def check_data(data: str) -> None:
         )
     found = nearest(data, names)
     hint = f"did you mean {found}?" if found else "give an existing folder, or one of: " + ", ".join(names)
-    raise CikdError(f"there is no data set and no folder named {data!r}", hint=hint)
+    raise CikdError(f"There is no data set and no folder named {data!r}", hint=hint)
 
 
 def data_names() -> list[str]:

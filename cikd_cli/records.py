@@ -23,7 +23,7 @@ def read_record(path: Path) -> dict[str, Any]:
     if not path.exists():
         found = nearest(path.name, [other.parent.name for other in path.parent.glob("*/run.json")])
         hint = f"did you mean {path.parent / found}?" if found else "cikd runs lists the runs"
-        raise CikdError(f"there is no run {path}", hint=hint)
+        raise CikdError(f"There is no run {path}", hint=hint)
     if not file.is_file():
         raise CikdError(f"{path} is not a run: it has no run.json", hint="cikd runs lists the runs")
     try:

@@ -17,7 +17,7 @@ def template_root() -> Path:
         if (folder / "recipes").is_dir():
             return folder
     raise CikdError(
-        "the folder of recipes and templates is missing from this installation",
+        "The folder of recipes and templates is missing from this installation",
         hint="pip install --force-reinstall cikd",
         exit_code=EXIT_FAILED,
     )

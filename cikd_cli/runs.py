@@ -19,7 +19,7 @@ from cikd_cli.errors import CikdError
 from cikd_cli.files import disk_error, file_sha256, to_json, write_atomically
 from cikd_cli.records import FORMAT, read_record, refuse_edited, unfinished, without_none
 
-__all__ = ["RunDir", "all_runs", "file_sha256", "newest_run", "write_atomically"]
+__all__ = ["RunDir", "all_runs", "damaged_runs", "file_sha256", "newest_run", "write_atomically"]
 
 
 class RunDir:
@@ -221,13 +221,13 @@ class RunDir:
 
 def all_runs(runs_dir: Path) -> list[RunDir]:
     """Every readable run in `runs_dir`, oldest first."""
-    runs = []
-    for path in sorted(Path(runs_dir).glob("*/run.json")):
-        try:
-            runs.append(RunDir(path.parent, read_record(path.parent)))
-        except CikdError:
-            continue  # damaged: opening it by name says why
+    runs = [run for _, run in _read_all(runs_dir) if isinstance(run, RunDir)]
     return sorted(runs, key=lambda run: str(run.record.get("started", "")))
+
+
+def damaged_runs(runs_dir: Path) -> list[tuple[Path, CikdError]]:
+    """The folders in `runs_dir` whose run.json cannot be read, and why."""
+    return [(path, error) for path, error in _read_all(runs_dir) if isinstance(error, CikdError)]
 
 
 def newest_run(runs_dir: Path, stage: str, *, data: str) -> RunDir | None:
@@ -238,6 +238,14 @@ def newest_run(runs_dir: Path, stage: str, *, data: str) -> RunDir | None:
         if run.stage == stage and run.record["status"] == "done" and (run.record.get("data") or {}).get("name") == data
     ]
     return max(done, key=lambda run: str(run.record.get("finished", "")), default=None)
+
+
+def _read_all(runs_dir: Path) -> Iterator[tuple[Path, RunDir | CikdError]]:
+    for path in sorted(Path(runs_dir).glob("*/run.json")):
+        try:
+            yield path.parent, RunDir(path.parent, read_record(path.parent))
+        except CikdError as error:
+            yield path.parent, error
 
 
 def _now() -> str:

@@ -164,11 +164,11 @@ class OutOfMemoryError(RuntimeError):
     [
         (CikdError("no run", hint="cikd runs"), 2, "no run", "cikd runs"),
         (CikdError("stopped and saved", exit_code=130), 130, "stopped and saved", None),
-        (KeyboardInterrupt(), 130, "interrupted", None),
-        (MemoryError(), 1, "out of memory", "--batch-size"),
-        (OutOfMemoryError("CUDA out of memory.\nmore"), 1, "out of memory: CUDA out of memory.", "--accumulate"),
-        (OSError(errno.ENOSPC, "No space left on device", "runs/x"), 1, "no space left for runs/x", "free some space"),
-        (RuntimeError("I/O error: No space left on device (os error 28)"), 1, "no space left", "free some space"),
+        (KeyboardInterrupt(), 130, "Interrupted", None),
+        (MemoryError(), 1, "Out of memory", "--batch-size"),
+        (OutOfMemoryError("CUDA out of memory.\nmore"), 1, "Out of memory: CUDA out of memory.", "--accumulate"),
+        (OSError(errno.ENOSPC, "No space left on device", "runs/x"), 1, "No space left for runs/x", "free some space"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), 1, "No space left", "free some space"),
     ],
 )
 def test_trouble_in_a_stage_is_a_sentence_with_its_exit_code(stage, error, code, message, hint):
@@ -225,3 +225,20 @@ def test_runs_shows_the_tree_and_a_run_nobody_holds_as_interrupted(tmp_path):
 
 def test_runs_says_so_where_there_are_none(tmp_path):
     assert "no runs in" in cikd("runs", "--runs-dir", str(tmp_path)).stdout
+
+
+def test_runs_names_a_run_it_cannot_read_and_lists_the_others(tmp_path):
+    whole = RunDir.create(tmp_path, "ali", prefix="ali", name=None, record={"parents": []}, config={})
+    broken = RunDir.create(tmp_path, "ali", prefix="ali", name=None, record={"parents": []}, config={})
+    (broken.path / "run.json").write_text("{")
+    shown = cikd("runs", "--runs-dir", str(tmp_path))
+    assert str(whole.path) in shown.stdout
+    assert f"{broken.path} is left out" in shown.stderr
+
+
+def test_config_shows_what_a_teacher_hands_on(tmp_path):
+    config = {"data": "digits", "image_size": 64}
+    run = RunDir.create(tmp_path, "finetune-teacher", prefix="teacher", name=None, record={}, config=config)
+    run.finish({})
+    shown = cikd("config", "ali", "--teacher", str(run.path)).stdout
+    assert f"from {run.path}" in next(line for line in shown.splitlines() if line.startswith("image_size"))

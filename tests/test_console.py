@@ -107,7 +107,7 @@ def test_letters_a_terminal_cannot_show_do_not_stop_the_program():
 def test_an_error_is_a_sentence_and_a_hint_on_standard_error(capsys):
     show_error(CikdError("runs/x is gone", hint="cikd runs"))
     captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", "error: runs/x is gone\nhint: cikd runs\n")
+    assert (captured.out, captured.err) == ("", "error: runs/x is gone.\nhint: cikd runs\n")
 
 
 @pytest.mark.parametrize(

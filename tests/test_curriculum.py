@@ -197,3 +197,19 @@ def test_an_edited_run_is_refused(cikd, teacher, recipe):
     config = Path(teacher) / "config.toml"
     config.write_text(config.read_text() + "\n")
     assert "config.toml" in cikd("ali", "--teacher", teacher, "--recipe", recipe, code=2).output
+
+
+def test_the_log_of_a_run_begins_with_its_header(cikd, teacher):
+    log = Path(teacher, "log.txt").read_text().splitlines()
+    assert log[0].startswith("cikd ")
+    assert any(line.startswith("data ") for line in log[:8])
+
+
+def test_a_warm_up_as_long_as_the_run_is_said(cikd, photos, recipe):
+    said = cikd("finetune-teacher", "--data", photos, "--recipe", recipe, "--epochs", "1", "--dry-run").stderr
+    assert "the warm-up of 1 epochs is as long as the run" in said
+
+
+def test_a_foreign_folder_is_scored_whole(cikd, teacher, photos):
+    scored = json.loads(cikd("eval", teacher, "--data", photos / "train", "--set", "latency=false", "--json").stdout)
+    assert scored["images"] == 30

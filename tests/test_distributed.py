@@ -12,7 +12,6 @@ import torch
 
 from cikd_cli.engine.distributed import Hardware, choose_hardware
 from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
-from cikd_cli.models.vit import StochasticDepth, set_share
 from cikd_cli.models.weights import load_model
 from cikd_cli.runs import RunDir
 
@@ -50,20 +49,6 @@ def test_ctrl_c_reaches_every_process_and_the_run_is_saved(teacher, recipe):
     assert "Traceback" not in said[1]
     assert RunDir.open("runs/ali-001", finished=False).record["status"] == "interrupted"
     assert Path("runs/ali-001/checkpoints/last.safetensors").exists()
-
-
-def test_the_shares_of_drop_path_make_up_the_mask_of_one_process():
-    x = torch.ones(8, 2, 3)
-    alone = StochasticDepth(0.5).train()
-    torch.manual_seed(0)
-    expected = alone(x)
-    parts = []
-    for rank in range(2):
-        shared = StochasticDepth(0.5).train()
-        set_share(shared, rank=rank, size=2)
-        torch.manual_seed(0)
-        parts.append(shared(x[4 * rank : 4 * rank + 4]))
-    torch.testing.assert_close(torch.cat(parts), expected)
 
 
 def test_more_gpus_than_there_are_is_a_sentence():

@@ -122,7 +122,7 @@ def test_set_to_none_undoes_what_the_recipe_says():
 def test_a_flag_that_contradicts_the_parent_names_both_values():
     with pytest.raises(CikdError) as caught:
         ali({"image_size": 112}, inherited={"image_size": 224})
-    assert caught.value.message == "image_size 112 contradicts runs/parent, which has image_size 224"
+    assert caught.value.message == "image_size 112 contradicts runs/parent, which has image_size 224."
 
 
 def test_a_set_value_that_contradicts_the_parent_is_refused_too():

@@ -84,7 +84,7 @@ def test_a_name_that_is_no_plain_folder_name_is_refused(tmp_path, name):
 
 def test_a_runs_folder_that_cannot_be_made_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CikdError, match="cannot write") as caught:
+    with pytest.raises(CikdError, match="Cannot write") as caught:
         make(tmp_path / "file" / "runs")
     assert "--runs-dir" in caught.value.hint
 
@@ -94,7 +94,7 @@ def test_a_full_disk_is_a_sentence_and_exit_code_1(tmp_path):
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     (run.path / "metrics.jsonl").symlink_to("/dev/full")
-    with pytest.raises(CikdError, match="no space left") as caught:
+    with pytest.raises(CikdError, match="No space left") as caught:
         run.append_metrics({"epoch": 1})
     assert caught.value.exit_code == 1
 
@@ -103,7 +103,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_temporary_one(tmp_path, m
     path = tmp_path / "run.json"
     write_atomically(path, b"old")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(CikdError, match="no space left"):
+    with pytest.raises(CikdError, match="No space left"):
         write_atomically(path, b"new")
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"run.json": b"old"}
 
@@ -113,7 +113,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_temporary_one(tmp_path, m
 
 def test_a_missing_run_is_named_with_the_nearest_there_is(tmp_path):
     make(tmp_path)
-    with pytest.raises(CikdError, match="there is no run") as caught:
+    with pytest.raises(CikdError, match="There is no run") as caught:
         RunDir.open(tmp_path / "ali-01")
     assert caught.value.hint == f"did you mean {tmp_path / 'ali-001'}?"
 
@@ -144,7 +144,7 @@ def test_a_stopped_run_says_after_which_epoch_and_how_to_go_on(tmp_path):
     run.update(progress={"epoch": 37, "epochs": 300})
     with pytest.raises(CikdError) as caught:
         RunDir.open(run.path)
-    assert caught.value.message == f"{run.path} stopped after epoch 37 of 300"
+    assert caught.value.message == f"{run.path} stopped after epoch 37 of 300."
     assert caught.value.hint == f"continue it with  cikd ali --resume {run.path}"
 
 

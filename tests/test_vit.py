@@ -9,8 +9,9 @@ from torch import nn
 
 from cikd_cli.errors import CikdError
 from cikd_cli.models import create_student, create_teacher, sincos_positions
+from cikd_cli.models.drop_path import StochasticDepth, draw_masks
 from cikd_cli.models.teachers import create_scratch_teacher
-from cikd_cli.models.vit import StochasticDepth, head_counts, set_heads, set_share
+from cikd_cli.models.vit import head_counts, set_heads
 
 COUNTS = {  # spec 1.1: (name, classes) -> parameters with and without the position table
     ("vit_tiny", 0): (5_524_416, 5_486_592),
@@ -151,17 +152,23 @@ def test_drop_path_is_off_in_eval_mode():
     assert torch.equal(StochasticDepth(0.9).eval()(x), x)
 
 
-def test_processes_with_equal_seeds_drop_the_samples_that_one_process_would():
-    x = torch.randn(8, 2, 3)
-    path = StochasticDepth(0.5)
-    torch.manual_seed(3)
-    whole = path(x)
+def test_processes_and_micro_batches_drop_the_samples_that_one_process_would():
+    network, x = nn.Sequential(StochasticDepth(0.5), StochasticDepth(0.5)), torch.randn(8, 2, 3)
+    draw_masks(network, seed=3, step=7, rows=8, rank=0, size=1, device=x.device)
+    whole = network(x)
     shares = []
-    for rank in range(4):
-        set_share(path, rank=rank, size=4)
-        torch.manual_seed(3)
-        shares.append(path(x[2 * rank : 2 * rank + 2]))
+    for rank in range(2):
+        draw_masks(network, seed=3, step=7, rows=4, rank=rank, size=2, device=x.device)
+        shares += [network(micro) for micro in x[4 * rank : 4 * rank + 4].chunk(2)]
     assert torch.equal(torch.cat(shares), whole)
+
+
+def test_masks_differ_from_step_to_step_from_seed_to_seed_and_from_block_to_block():
+    network, masks = nn.Sequential(StochasticDepth(0.5), StochasticDepth(0.5)), []
+    for seed, step in ((0, 0), (0, 1), (1, 0)):
+        draw_masks(network, seed=seed, step=step, rows=64, rank=0, size=1, device=torch.device("cpu"))
+        masks += [path.keep for path in network]
+    assert len({tuple(mask.tolist()) for mask in masks}) == 6
 
 
 def test_linear_layers_start_xavier_uniform_with_zero_bias():

@@ -13,18 +13,19 @@ from cikd_cli.errors import CikdError
 LAYOUT = "DIR/<class>/*.jpg, or DIR/train/<class>/*.jpg and DIR/test/<class>/*.jpg"
 
 
-def read_folder(folder: Path, *, split_seed: int, labelled: bool) -> Contents:
+def read_folder(folder: Path, *, split_seed: int, labelled: bool, divided: bool = True) -> Contents:
     """The images of a folder, in sorted order whatever the file system says.
 
     Without a test folder, test is a stratified, seeded fifth of train; a val folder is the validation split.
+    Not `divided`: nothing is held out, and the images of a flat folder are train and test alike.
     Not `labelled`: every label is -1 and there are no classes. If the folder reads as class folders, train holds the
     same images as with labels, so that test images stay unseen; else every image below DIR/train or DIR is used.
     Raises CikdError on no classes, one class, an empty class, and a class that is in one split only.
     """
     if labelled:
-        return _read_classes(folder, split_seed)
+        return _read_classes(folder, split_seed, divided)
     try:
-        contents = _read_classes(folder, split_seed)
+        contents = _read_classes(folder, split_seed, divided)
     except CikdError:
         return _read_unlabelled(folder)
     val, test = (split and _without_labels(split) for split in (contents.val, contents.test))
@@ -49,7 +50,7 @@ def class_names(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
 
 
-def _read_classes(folder: Path, split_seed: int) -> Contents:
+def _read_classes(folder: Path, split_seed: int, divided: bool) -> Contents:
     parted = bool(class_names(folder / "train"))  # a class may be called "train": then it holds images, not folders
     root = folder / "train" if parted else folder
     classes = class_names(root)
@@ -60,6 +61,8 @@ def _read_classes(folder: Path, split_seed: int) -> Contents:
     if test is not None:
         _check_same_classes(root, folder / "test", classes)
         return Contents(classes, train, val, test, "folder train/val/test" if val is not None else "folder train/test")
+    if not divided:
+        return Contents(classes, train, val, None if parted else train, "folder, not divided")
     train, test = hold_out(train, TEST_SHARE, seed=split_seed, classes=classes)
     if parted:
         name = "folder train/val" if val is not None else "folder train"

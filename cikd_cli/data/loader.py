@@ -112,14 +112,11 @@ class TrainLoader:
         yield from _iterate(self._loader)
 
 
-def eval_batches(
-    decoded: DecodedSplit, image_size: int, *, batch_size: int, rank: int = 0, size: int = 1, workers: int = 0
-) -> Iterator[Batch]:
-    """This process's contiguous share of a split, in order, without augmentation; the last batch may be short."""
-    first, last = len(decoded) * rank // size, len(decoded) * (rank + 1) // size
+def eval_batches(decoded: DecodedSplit, image_size: int, *, batch_size: int, workers: int = 0) -> Iterator[Batch]:
+    """A split in order, without augmentation; the last batch may be short."""
     chunks = [
-        [(0, index) for index in range(start, min(start + batch_size, last))]
-        for start in range(first, last, batch_size)
+        [(0, index) for index in range(start, min(start + batch_size, len(decoded)))]
+        for start in range(0, len(decoded), batch_size)
     ]
     yield from _iterate(_data_loader(_Views(decoded, partial(_evaluation_view, image_size)), chunks, workers))
 

@@ -34,6 +34,7 @@ def load_source(
     split_seed: int = 0,
     skip_unreadable: bool = False,
     labelled: bool = True,
+    divided: bool = True,
 ) -> DataSource:
     """A named set or a folder, ready to use.
 
@@ -41,6 +42,7 @@ def load_source(
     is applied to the rest: subsets of different size share one validation split and never leak into it. Subsets are
     stratified and nested, and depend on (data, val, fraction, split_seed) only, so that all stages see the same.
     labelled=False reads any folder of images, all labels -1; named sets keep their labels.
+    divided=False holds nothing of a folder out: all images of a flat one can be scored.
     Raises CikdError for data that is missing, badly laid out, or unreadable.
     """
     if is_named(data):
@@ -49,7 +51,7 @@ def load_source(
     else:
         root = _folder(data).resolve()
         name = str(root)
-        contents = read_folder(root, split_seed=split_seed, labelled=labelled)
+        contents = read_folder(root, split_seed=split_seed, labelled=labelled, divided=divided)
     contents = _divided(contents, fraction=fraction, val=val, split_seed=split_seed)
     splits = [
         split and check_readable(split, skip_unreadable) for split in (contents.train, contents.val, contents.test)

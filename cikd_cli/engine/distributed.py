@@ -34,12 +34,15 @@ class World:
         """The process that writes and prints."""
         return self.rank == 0
 
-    def mean(self, values: Tensor) -> Tensor:
-        """The mean over processes, on every process."""
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over processes, on every process; `values` may be overwritten."""
         if self.size > 1:
             dist.all_reduce(values)
-            values = values / self.size
         return values
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over processes, on every process; `values` may be overwritten."""
+        return self.sum(values) / self.size if self.size > 1 else values
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """For each flag whether any process raises it; all of them learn the same answer."""

@@ -20,7 +20,7 @@ from cikd_cli.engine.optim import create_optimizer, learning_rate, set_learning_
 from cikd_cli.engine.precision import autocast
 from cikd_cli.engine.stop import StopRequest
 from cikd_cli.engine.totals import Totals, check_weights
-from cikd_cli.models.vit import set_share
+from cikd_cli.models.drop_path import draw_masks
 from cikd_cli.runs import RunDir
 
 VOTE_EVERY = 10  # steps between the votes of several processes on stopping; one process looks at every step
@@ -30,8 +30,8 @@ VOTE_EVERY = 10  # steps between the votes of several processes on stopping; one
 class Training:
     """What a run trains: the method and the network inside it, on what, and how it is scored.
 
-    evaluate: scores of a network, such as {"test_top1": 71.2}; keep_best: called with a network whose "val_top1" is
-    the best so far.
+    evaluate: scores of a network, such as {"test_top1": 71.2}, which all processes work out together; keep_best: called
+    with a network whose "val_top1" is the best so far.
     """
 
     config: TrainingConfig
@@ -84,7 +84,8 @@ def fit(training: Training, run: RunDir, world: World, reporter: Reporter, *, sa
     with StopRequest() as stop, reporter.progress(steps, unit="steps") as bar:
         for batch in clock.waiting(training.loader.batches(progress.step, steps)):
             epoch = progress.step // per_epoch
-            totals.add(terms := train_step(training, method, batch.to(world.device), step=progress.step, epoch=epoch))
+            batch = batch.to(world.device)
+            totals.add(terms := train_step(training, method, batch, world, step=progress.step, epoch=epoch))
             progress.step += 1
             epoch_done, done = progress.step % per_epoch == 0, progress.step == steps
             if epoch_done or world.device.type == "cpu":  # on a GPU each look would wait for it
@@ -106,13 +107,20 @@ def fit(training: Training, run: RunDir, world: World, reporter: Reporter, *, sa
     return Outcome(True, training.config.epochs, clock.seconds, clock.rate)
 
 
-def train_step(training: Training, method: nn.Module, batch: Batch, *, step: int, epoch: int) -> dict[str, Tensor]:
-    """One optimizer step on this process's share of the batch; the detached mean terms over the micro-batches.
-
-    Drop path is drawn from (seed, step), so that a resumed run repeats it without stored random state.
-    """
+def train_step(
+    training: Training, method: nn.Module, batch: Batch, world: World, *, step: int, epoch: int
+) -> dict[str, Tensor]:
+    """One optimizer step on this process's share of the batch; the detached mean terms over the micro-batches."""
     config = training.config
-    torch.manual_seed((config.seed << 32) + step)
+    draw_masks(
+        training.model,
+        seed=config.seed,
+        step=step,
+        rows=len(batch.index),
+        rank=world.rank,
+        size=world.size,
+        device=world.device,
+    )
     method.train()
     rate = learning_rate(
         step / training.loader.steps_per_epoch,
@@ -157,7 +165,6 @@ def _restore(training: Training, run: RunDir, world: World) -> Progress:
 
 
 def _distribute(method: nn.Module, world: World) -> nn.Module:
-    set_share(method, rank=world.rank, size=world.size)
     if world.size == 1:
         return method
     # around the method, never the student: in ALI the logits would reach parameters that the loss does not
@@ -171,7 +178,7 @@ def _close_epoch(
     epochs, epoch = training.config.epochs, progress.step // training.loader.steps_per_epoch
     every = training.config.eval_every or max(1, epochs // 20)
     scores: dict[str, float] = {}
-    if world.first and training.evaluate and (epoch % every == 0 or epoch == epochs):
+    if training.evaluate and (epoch % every == 0 or epoch == epochs):
         scores = training.evaluate(training.deliverable)
         if training.keep_best and scores.get("val_top1", -1.0) > progress.best:
             progress.best = scores["val_top1"]

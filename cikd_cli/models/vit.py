@@ -9,6 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from cikd_cli.errors import CikdError
+from cikd_cli.models.drop_path import StochasticDepth
 
 
 @dataclass(frozen=True)
@@ -25,28 +26,6 @@ STUDENTS = {  # spec 1.1; vit_pico is ours, for sets of about a thousand images
     "vit_small": Size(384, 12, 6),
     "vit_pico": Size(96, 12, 6),
 }
-
-
-class StochasticDepth(nn.Module):
-    """Drop a residual branch per sample with probability `p`, and scale the kept ones by 1 / (1 - p).
-
-    The mask of the whole global batch is drawn on every process and each takes its own rows, so that with equal seeds
-    the result does not depend on the number of processes.
-    """
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-        self.rank, self.size = 0, 1
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (B, tokens, width)."""
-        if not self.training:
-            return x
-        rows = x.shape[0]
-        draws = torch.rand(rows * self.size, device=x.device)[self.rank * rows : (self.rank + 1) * rows]
-        keep = (draws >= self.p).to(x.dtype) / (1 - self.p)
-        return x * keep.view(-1, *([1] * (x.dim() - 1)))
 
 
 def create_student(
@@ -114,13 +93,6 @@ def set_heads(vit: VisionTransformer, counts: list[int]) -> None:
     for block, heads in zip(vit.blocks, counts, strict=True):
         head_dim = vit.embed_dim // heads
         block.attn.num_heads, block.attn.head_dim, block.attn.scale = heads, head_dim, head_dim**-0.5
-
-
-def set_share(model: nn.Module, *, rank: int, size: int) -> None:
-    """Tell every StochasticDepth which part of the global batch this process holds."""
-    for module in model.modules():
-        if isinstance(module, StochasticDepth):
-            module.rank, module.size = rank, size
 
 
 def check_heads(width: int, counts: list[int]) -> None:

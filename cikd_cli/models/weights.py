@@ -147,10 +147,8 @@ def read_spec(path: Path) -> ModelSpec | None:
         raise CikdError(f"The description of the network in {path} is damaged ({error}).") from error
 
 
-def load_foreign(
-    path: Path, architecture: str, *, num_classes: int, image_size: int
-) -> tuple[VisionTransformer, list[str]]:
-    """A timm network with the weights of a file from elsewhere, and the names of what the file did not hold.
+def load_foreign(path: Path, architecture: str, *, num_classes: int, image_size: int) -> VisionTransformer:
+    """A timm network with the weights of a file from elsewhere.
 
     Only the classifier may be missing. Wrapper prefixes go, position embeddings are resampled. A .pth file is read with
     weights_only=True: code in it never runs.
@@ -161,7 +159,8 @@ def load_foreign(
         adapted = checkpoint_filter_fn(tensors, model)
     except (RuntimeError, ValueError, KeyError, AttributeError) as error:
         raise CikdError(f"The weights in {path} do not fit a {architecture} ({error}).") from error
-    return model, _load_strictly(model, adapted, path, may_miss=("head.", "head_dist.", "fc_norm."))
+    _load_strictly(model, adapted, path, may_miss=("head.", "head_dist.", "fc_norm."))
+    return model
 
 
 def architecture_of(path: Path, named: str | None) -> str:
@@ -213,7 +212,7 @@ def _unwrap(weights: dict[str, Any]) -> dict[str, Tensor]:
 
 def _load_strictly(
     model: VisionTransformer, tensors: dict[str, Tensor], path: Path, *, may_miss: tuple[str, ...]
-) -> list[str]:
+) -> None:
     expected = model.state_dict()
     missing = [key for key in expected if key not in tensors]
     unfit = [k for k, v in tensors.items() if k in expected and v.shape != expected[k].shape]
@@ -227,7 +226,6 @@ def _load_strictly(
             hint="check --teacher-arch, or take the weights of another architecture",
         )
     model.load_state_dict({key: value for key, value in tensors.items() if key in expected}, strict=False)
-    return missing
 
 
 def _list(heads: tuple[int, ...]) -> str:

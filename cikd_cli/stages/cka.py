@@ -7,16 +7,15 @@ import torch
 from cikd_cli.analysis.cka import compare, diagonal, matched_layers
 from cikd_cli.analysis.plots import Similarity, plot_cka
 from cikd_cli.config import CkaConfig
-from cikd_cli.console import Reporter, reporter
-from cikd_cli.engine.distributed import choose_hardware
+from cikd_cli.console import Reporter
 from cikd_cli.errors import CikdError
 from cikd_cli.files import to_json, write_atomically
 from cikd_cli.options import Request
-from cikd_cli.recipes import resolve
 from cikd_cli.runs import RunDir
 from cikd_cli.stages.subjects import (
     Images,
     Subject,
+    begin,
     find_run,
     normalised,
     open_images,
@@ -33,10 +32,7 @@ def run(request: Request) -> dict[str, Any]:
 
     The files go into the first run named; with timm names alone, into the working directory, with the name in theirs.
     """
-    config = resolve(CkaConfig, request.stage, request.flags, options=request.options).config
-    assert isinstance(config, CkaConfig)
-    out = reporter(quiet=request.options.quiet, as_json=request.options.as_json)
-    device = choose_hardware(request.options.gpus).device
+    config, out, device = begin(request, CkaConfig)
     runs = {name: find_run(name) for name in request.runs}
     home = next(filter(None, runs.values()), None)
     teacher = open_subject(config.teacher) if config.teacher else open_run(_common_teacher(runs))

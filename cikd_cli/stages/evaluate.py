@@ -10,19 +10,18 @@ from cikd_cli.analysis import cost
 from cikd_cli.analysis.plots import plot_confusion
 from cikd_cli.analysis.scores import score
 from cikd_cli.config import EvalConfig
-from cikd_cli.console import Reporter, quantity, reporter
-from cikd_cli.engine.distributed import choose_hardware
+from cikd_cli.console import Reporter, quantity
 from cikd_cli.engine.evaluate import predict
 from cikd_cli.engine.precision import choose_precision
 from cikd_cli.errors import CikdError
 from cikd_cli.options import Request
-from cikd_cli.recipes import resolve
 from cikd_cli.runs import RunDir
 from cikd_cli.stages.model_card import write_card
 from cikd_cli.stages.subjects import (
     STAGES_WITH_WEIGHTS,
     Images,
     Subject,
+    begin,
     open_images,
     open_run,
     teacher_of,
@@ -45,10 +44,7 @@ BESIDE = (
 
 def run(request: Request) -> Result:
     """Score the run and its teacher, write eval.json and confusion.{json,png,svg}, print a table; the summary."""
-    config = resolve(EvalConfig, request.stage, request.flags, options=request.options).config
-    assert isinstance(config, EvalConfig)
-    out = reporter(quiet=request.options.quiet, as_json=request.options.as_json)
-    device = choose_hardware(request.options.gpus).device
+    config, out, device = begin(request, EvalConfig)
     config = config.model_copy(update={"precision": choose_precision(config.precision, device)})
     subject = _open_classifier(request.runs[0])
     assert subject.run is not None

@@ -123,7 +123,7 @@ def _from_file(path: Path, config: FinetuneTeacherConfig, classes: int) -> Start
         model, spec = _own_weights(path, config, classes)
         return Start(model, spec.architecture, spec.mean, spec.std, f"from {path}")
     architecture = architecture_of(path, config.teacher_arch)
-    model, _ = load_foreign(path, architecture, num_classes=classes, image_size=config.image_size)
+    model = load_foreign(path, architecture, num_classes=classes, image_size=config.image_size)
     return Start(model, architecture, *pretraining_statistics(architecture), f"pretrained weights {path}")
 
 

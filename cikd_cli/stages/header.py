@@ -70,6 +70,11 @@ def show(out: Reporter, job: Job, training: Training, hardware: Hardware, resolv
         ("changed", ", ".join(changed) or "nothing"),
         ("plan", f"{training.steps:,} steps, {training.loader.steps_per_epoch} an epoch"),
     ])  # fmt: skip
+    if config.warmup >= config.epochs:
+        out.warn(
+            f"the warm-up of {config.warmup:g} epochs is as long as the run or longer: the learning rate never reaches "
+            f"{config.lr:g}, and no cosine follows; --warmup {config.epochs / 10:g} is a tenth of the run"
+        )
 
 
 def peak_memory(hardware: Hardware) -> int:

@@ -7,14 +7,13 @@ import torch
 from cikd_cli.analysis.mad import attention_distances, uniform_distance
 from cikd_cli.analysis.plots import Distances, plot_mad
 from cikd_cli.config import MadConfig
-from cikd_cli.console import Reporter, reporter
-from cikd_cli.engine.distributed import choose_hardware
+from cikd_cli.console import Reporter
 from cikd_cli.files import to_json, write_atomically
 from cikd_cli.options import Request
-from cikd_cli.recipes import resolve
 from cikd_cli.stages.subjects import (
     Images,
     Subject,
+    begin,
     find_run,
     normalised,
     open_images,
@@ -29,10 +28,7 @@ def run(request: Request) -> dict[str, Any]:
 
     The files go into the first run named; with timm names alone, into the working directory, with the name in theirs.
     """
-    config = resolve(MadConfig, request.stage, request.flags, options=request.options).config
-    assert isinstance(config, MadConfig)
-    out = reporter(quiet=request.options.quiet, as_json=request.options.as_json)
-    device = choose_hardware(request.options.gpus).device
+    config, out, device = begin(request, MadConfig)
     home = next(filter(None, map(find_run, request.runs)), None)
     images = open_images(home, data=config.data, data_root=config.data_root, labelled=False, most=config.images)
     if len(images) < config.images:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
@@ -12,7 +13,7 @@ from cikd_cli.data.decode import DecodedSplit
 from cikd_cli.data.loader import TrainLoader, eval_batches
 from cikd_cli.data.views import ViewLaw
 from cikd_cli.engine.distributed import Hardware, World
-from cikd_cli.engine.evaluate import predict, topk_accuracy
+from cikd_cli.engine.evaluate import predict, topk_hits
 from cikd_cli.engine.fit import Training, train_step
 from cikd_cli.engine.precision import choose_attention, choose_precision
 from cikd_cli.models.weights import encode_model
@@ -52,25 +53,35 @@ def prepare(job: Job, world: World, options: RunOptions) -> Training:
         workers=options.workers,
     )
     training = Training(config, job.method, job.model, job.groups, loader, precision)
-    if job.scored and world.first:
+    if job.scored:
         training.evaluate = _scorer(job, world, precision)
     return training
 
 
 def _scorer(job: Job, world: World, precision: str) -> Callable[[VisionTransformer], dict[str, float]] | None:
-    """Scores on the validation images, else on the test images, whose scores are shown and never chosen by."""
+    """Scores on the validation images, else on the test images, whose scores are shown and never chosen by.
+
+    Each process looks at its share of them.
+    """
     name, split = ("test", job.source.test) if job.source.val is None else ("val", job.source.val)
     if split is None:
         return None
-    decoded = DecodedSplit(split, decode_size=job.config.decode_size, limit_mb=job.config.cache_mb)
+    share = np.arange(world.rank, len(split), world.size)
+    decoded = DecodedSplit(
+        split.take(share), decode_size=job.config.decode_size, limit_mb=job.config.cache_mb // world.size
+    )
 
     def score(model: VisionTransformer) -> dict[str, float]:
-        batches = eval_batches(decoded, job.config.image_size, batch_size=64, workers=0)
+        batches = eval_batches(decoded, job.config.image_size, batch_size=64)
         spec = job.spec
-        logits, targets = predict(
-            model, batches, mean=spec.mean, std=spec.std, device=world.device, precision=precision
-        )
-        return {f"{name}_top1": topk_accuracy(logits, targets), f"{name}_top5": topk_accuracy(logits, targets, 5)}
+        hits = [0, 0]
+        if len(decoded):
+            logits, targets = predict(
+                model, batches, mean=spec.mean, std=spec.std, device=world.device, precision=precision
+            )
+            hits = [topk_hits(logits, targets, k) for k in (1, 5)]
+        top1, top5 = (100.0 * world.sum(torch.tensor(hits, device=world.device)) / len(split)).tolist()
+        return {f"{name}_top1": top1, f"{name}_top5": top5}
 
     return score
 
@@ -80,7 +91,14 @@ def dry_run(job: Job, training: Training, hardware: Hardware, out: Reporter) -> 
     seconds = []
     for step, batch in enumerate(training.loader.batches(0, 2)):
         start = time.monotonic()
-        train_step(training, training.method, batch.to(hardware.device), step=step, epoch=job.config.epochs)
+        train_step(
+            training,
+            training.method,
+            batch.to(hardware.device),
+            World(hardware.device),
+            step=step,
+            epoch=job.config.epochs,
+        )
         if hardware.gpus:
             torch.cuda.synchronize()
         seconds.append(time.monotonic() - start)

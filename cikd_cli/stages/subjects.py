@@ -3,19 +3,21 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from cikd_cli.console import Reporter
+from cikd_cli.config import StageConfig
+from cikd_cli.console import Reporter, reporter
 from cikd_cli.data.decode import DecodedSplit
 from cikd_cli.data.loader import Batch, epoch_order, eval_batches
 from cikd_cli.data.sources import DataSource, Split, load_source
 from cikd_cli.data.views import normalise
 from cikd_cli.data.workers import auto_workers
+from cikd_cli.engine.distributed import choose_hardware
 from cikd_cli.errors import CikdError
 from cikd_cli.models.teachers import create_teacher
 from cikd_cli.models.weights import (
@@ -26,7 +28,11 @@ from cikd_cli.models.weights import (
     pretraining_statistics,
     read_spec,
 )
+from cikd_cli.options import Request
+from cikd_cli.recipes import resolve
 from cikd_cli.runs import RunDir
+
+ConfigT = TypeVar("ConfigT", bound=StageConfig)
 
 TEACHER = "finetune-teacher"
 STAGES_WITH_WEIGHTS = (TEACHER, "ali", "lm")
@@ -68,6 +74,14 @@ class Images:
     def describe(self) -> str:
         """'128 test images of digits'."""
         return f"{len(self):,} {self.split} images of {self.source.name}"
+
+
+def begin(request: Request, config_class: type[ConfigT]) -> tuple[ConfigT, Reporter, torch.device]:
+    """What every analysis starts with: its settings, who tells about it, and the device."""
+    config = resolve(config_class, request.stage, request.flags, options=request.options).config
+    assert isinstance(config, config_class)
+    out = reporter(quiet=request.options.quiet, as_json=request.options.as_json)
+    return config, out, choose_hardware(request.options.gpus).device
 
 
 def find_run(name: str) -> RunDir | None:
@@ -140,7 +154,7 @@ def open_images(
         download=False,
         skip_unreadable=config.get("skip_unreadable", False),
         labelled=labelled,
-        **(_division(config) if is_own else {}),
+        **(_division(config) if is_own else {"divided": False}),
     )
     found = {"test": source.test, "val": source.val, "train": source.train}[split]
     if found is None and not labelled:
@@ -189,7 +203,7 @@ def _open_file(path: Path, image_size: int | None) -> Subject:
         model, spec = load_model(path)
         return Subject(path.name, model, spec)
     architecture = architecture_of(path, None)
-    model, _ = load_foreign(path, architecture, num_classes=0, image_size=image_size or _own_size(architecture))
+    model = load_foreign(path, architecture, num_classes=0, image_size=image_size or _own_size(architecture))
     return Subject(path.name, model.eval(), _describe(model, architecture))
 
 

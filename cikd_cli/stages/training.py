@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from cikd_cli import numbering
-from cikd_cli.chain import check_resume
+from cikd_cli.chain import check_resume, with_recipe_of
 from cikd_cli.config import StageConfig, TrainingConfig
 from cikd_cli.console import Reporter, reporter
 from cikd_cli.data.sources import data_name
@@ -19,7 +19,7 @@ from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
 from cikd_cli.files import file_sha256, write_atomically
 from cikd_cli.models.weights import encode_model
 from cikd_cli.options import Request, RunOptions
-from cikd_cli.recipes import recipe_names, resolve, typed_values
+from cikd_cli.recipes import resolve, typed_values
 from cikd_cli.runs import RunDir, all_runs
 from cikd_cli.stages import STAGES, header
 from cikd_cli.stages.job import Job
@@ -53,7 +53,7 @@ def run(request: Request, config_class: type[TrainingConfig], *, inherit: Inheri
         config_class,
         request.stage,
         request.flags,
-        options=_with_recipe_of(inherited.parent, options),
+        options=with_recipe_of(inherited.parent, options),
         inherited=inherited.values,
         inherited_from=str(inherited.parent.path) if inherited.parent else None,
     )
@@ -132,7 +132,7 @@ def _worker(world: World, path: Path, options: RunOptions) -> None:
 
 def execute(run_dir: RunDir, job: Job, training: Training, world: World, options: RunOptions, out: Reporter) -> None:
     """Train on this process; the first one writes the deliverable and the result, or how far it came."""
-    if job.source.val is not None and job.scored:
+    if job.source.val is not None and job.scored and world.first:
         training.keep_best = lambda model: write_atomically(
             run_dir.path / "model-best.safetensors", encode_model(model, job.spec)
         )
@@ -222,14 +222,6 @@ def _check_epochs(run_dir: RunDir, before: int, epochs: int) -> None:
                 f"{child.path} was made from {run_dir.path}, which therefore has to stay as it is.",
                 hint=f"start a new run with --epochs {epochs}",
             )
-
-
-def _with_recipe_of(parent: RunDir | None, options: RunOptions) -> RunOptions:
-    """A stage follows its parent's recipe unless told otherwise."""
-    recipe = None if parent is None or options.recipe else parent.record["recipe"]
-    if parent is None or recipe is None or (recipe not in recipe_names() and not Path(recipe).is_file()):
-        return options
-    return options.model_copy(update={"recipe": parent.record["recipe"]})
 
 
 def _interrupted(run_dir: RunDir) -> CikdError:
