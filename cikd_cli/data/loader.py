@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cikd_cli.data.decode import DecodedSplit
-from cikd_cli.data.views import Pixels, ViewLaw, evaluation_view, philox, uniforms, views
+from cikd_cli.data.views import Pixels, ViewLaw, evaluation_view, philox, uniforms, view_epoch, views
 from cikd_cli.data.workers import PREFETCH, auto_workers, start_worker
 from cikd_cli.errors import CikdError
 
@@ -26,7 +26,10 @@ _Make = Callable[[Image.Image, int, int], Pair]  # image, epoch, index
 
 @dataclass
 class Batch:
-    """images: (B, 3, H, W) bytes.  targets, index: (B,) int64.  teacher_images: as images, or none."""
+    """images: (B, 3, H, W) bytes.  targets, index: (B,) int64.  teacher_images: as images, or none.
+
+    index stays on the CPU: it is for looking things up there, and a GPU would have to be waited for.
+    """
 
     images: Tensor
     targets: Tensor
@@ -40,7 +43,7 @@ class Batch:
             self.images.to(device, non_blocking=True),
             self.targets.to(device, non_blocking=True),
             None if teacher is None else teacher.to(device, non_blocking=True),
-            self.index.to(device, non_blocking=True),
+            self.index,
         )
 
     def split(self, parts: int) -> list["Batch"]:
@@ -57,7 +60,7 @@ class Batch:
             self.images.pin_memory(),
             self.targets.pin_memory(),
             None if teacher is None else teacher.pin_memory(),
-            self.index.pin_memory(),
+            self.index,
         )
 
 
@@ -72,6 +75,7 @@ class TrainLoader:
     batch_size: global; this process gets the `rank`-th of `size` equal, contiguous slices of every batch.
     A step's content depends on (seed, step) only: not on workers, on where iteration began, nor on `size`.
     The last, short batch of an epoch is dropped (spec 1.8).
+    views_per_image: epochs after which the views, not the order, come again; 0: never.
     workers: processes that make views; none: `auto_workers`. They persist between calls of `batches`.
     Raises CikdError when the batch is larger than the split or cannot be divided among the processes.
     """
@@ -84,6 +88,7 @@ class TrainLoader:
         batch_size: int,
         seed: int,
         two_views: bool,
+        views_per_image: int = 0,
         rank: int = 0,
         size: int = 1,
         workers: int | None = None,
@@ -104,7 +109,8 @@ class TrainLoader:
         self.steps_per_epoch = count // batch_size
         self.workers = workers
         self._steps = _Steps(seed, count, batch_size, rank, size)
-        self._loader = _data_loader(_Views(decoded, _TrainingView(law, seed, count, two_views)), self._steps, workers)
+        make = _TrainingView(law, seed, count, two_views, views_per_image)
+        self._loader = _data_loader(_Views(decoded, make), self._steps, workers)
 
     def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """Steps start_step..stop_step-1, counted over all epochs; one iteration at a time."""
@@ -167,11 +173,13 @@ class _Views(Dataset[Batch]):
 class _TrainingView:
     """The views of the law; the table of random numbers is made once an epoch in each worker."""
 
-    def __init__(self, law: ViewLaw, seed: int, count: int, two_views: bool) -> None:
+    def __init__(self, law: ViewLaw, seed: int, count: int, two_views: bool, views_per_image: int) -> None:
         self._law, self._seed, self._count, self._two_views = law, seed, count, two_views
+        self._views_per_image = views_per_image
         self._epoch, self._table = -1, np.empty((0, 0))
 
     def __call__(self, image: Image.Image, epoch: int, index: int) -> Pair:
+        epoch = view_epoch(epoch, self._views_per_image)
         if epoch != self._epoch:
             self._epoch, self._table = epoch, uniforms(self._seed, epoch, self._count)
         return views(image, self._table[index], self._law, two=self._two_views)

@@ -54,6 +54,11 @@ def uniforms(seed: int, epoch: int, count: int) -> NDArray[np.float64]:
     return philox(seed, epoch, stream=0).random((count, COLUMNS))
 
 
+def view_epoch(epoch: int, views_per_image: int) -> int:
+    """The epoch whose uniforms an epoch shows: its own, or with `views_per_image` the first so many in turn."""
+    return epoch % views_per_image if views_per_image else epoch
+
+
 def philox(seed: int, epoch: int, *, stream: int) -> np.random.Generator:
     """Random numbers keyed by (seed, epoch); streams of one key do not overlap."""
     key = np.array([seed % 2**64, epoch], dtype=np.uint64)
