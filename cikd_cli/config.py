@@ -174,6 +174,16 @@ class LmConfig(StudentConfig):
         "unweighted", "'teacher' multiplies NCKD by the teacher's non-target mass (eq. 12 as printed)."
     )
     kd_t2: bool = knob(True, "Multiply the distillation by the squared temperature.")
+    teacher_cache: str | None = knob(
+        None, "Folder that keeps the teacher's logits for later runs, or 'auto'; none: off.", panel=MODELS
+    )
+    views_per_image: int = knob(
+        0,
+        "Views of an image, shown in turn, so that the teacher (kept in a cache) sees each once; 0: a new one every "
+        "epoch. Fewer cost accuracy.",
+        panel=MODELS,
+        ge=0,
+    )
     kd_warmup_epochs: int = knob(5, "Epochs over which the distillation weight rises from 0 to 1.", ge=0)
     crop_scale: tuple[float, float] = knob((0.08, 1.0), "Area of the random crop as a share of the image.")
     interpolation: Literal["bicubic", "bilinear"] = knob("bilinear", "Resampling of the training crop.")

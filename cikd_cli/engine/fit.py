@@ -31,7 +31,8 @@ class Training:
     """What a run trains: the method and the network inside it, on what, and how it is scored.
 
     evaluate: scores of a network, such as {"test_top1": 71.2}, which all processes work out together; keep_best: called
-    with a network whose "val_top1" is the best so far.
+    with a network whose "val_top1" is the best so far; flush: called by every process at the end of an epoch and when
+    the run stops, to write what it has gathered.
     """
 
     config: TrainingConfig
@@ -42,6 +43,7 @@ class Training:
     precision: str
     evaluate: Callable[[VisionTransformer], dict[str, float]] | None = None
     keep_best: Callable[[VisionTransformer], None] | None = None
+    flush: Callable[[], None] | None = None
     average: AveragedModel | None = field(init=False, default=None)
     optimizer: torch.optim.AdamW = field(init=False)
     scaler: torch.amp.GradScaler = field(init=False)
@@ -102,6 +104,8 @@ def fit(training: Training, run: RunDir, world: World, reporter: Reporter, *, sa
                 check_weights(training.model, epoch=epoch + 1, step=progress.step, rescue=resume_command(run))
                 progress.sums, progress.seconds = totals.agree(), clock.seconds
                 _save(training, run, world, progress, keep_as=f"epoch-{epoch + 1:04d}" if keep else None)
+            if training.flush and (epoch_done or stopping):
+                training.flush()
             if stopping and not done:
                 return Outcome(False, progress.step // per_epoch, clock.seconds, clock.rate)
     return Outcome(True, training.config.epochs, clock.seconds, clock.rate)

@@ -8,13 +8,17 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from cikd_cli.data.loader import Batch
-from cikd_cli.data.views import normalise
+from cikd_cli.data.views import normalise, view_epoch
 from cikd_cli.methods.supervised import cross_entropy
 from cikd_cli.models.frozen import FrozenTeacher
+from cikd_cli.models.teacher_cache import TeacherCache
 
 
 class LogitMimicking(nn.Module):
-    """Teacher and student see the same augmented image; the distillation rises over `kd_warmup_epochs`."""
+    """Teacher and student see the same augmented image; the distillation rises over `kd_warmup_epochs`.
+
+    cache: where the teacher's logits are kept, if they are.  views_per_image: as in TrainLoader.
+    """
 
     def __init__(
         self,
@@ -30,10 +34,14 @@ class LogitMimicking(nn.Module):
         kd_t2: bool = True,
         kd_warmup_epochs: int = 5,
         smoothing: float = 0.1,
+        cache: TeacherCache | None = None,
+        views_per_image: int = 0,
     ) -> None:
         super().__init__()
         self.student = student
         self.teacher = teacher
+        self.cache = cache
+        self.views_per_image = views_per_image
         self.mean, self.std = mean, std
         self.w_tckd = w_tckd
         self.kd_warmup_epochs = kd_warmup_epochs
@@ -53,11 +61,19 @@ class LogitMimicking(nn.Module):
         weight = warmup_weight(epoch, self.kd_warmup_epochs)
         if weight == 0:  # the first epoch distils nothing, so it need not pay for the teacher
             return terms | {"tckd": terms["ce"].detach() * 0, "nckd": terms["ce"].detach() * 0}
-        distilled = decoupled_kd(student, self.teacher.logits(images), batch.targets, **self.distillation)
+        distilled = decoupled_kd(
+            student, self.teacher_logits(images, batch.index, epoch), batch.targets, **self.distillation
+        )
         return terms | {
             "tckd": weight * self.w_tckd * distilled["tckd"],
             "nckd": weight * distilled["nckd"],
         }
+
+    def teacher_logits(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
+        """The teacher's logits in float32, (B, C), computed or looked up; images: normalised, index: (B,)."""
+        if self.cache is None:
+            return self.teacher.logits(images)
+        return self.cache.logits(self.teacher, images, index, view_epoch(epoch, self.views_per_image))
 
 
 def warmup_weight(epoch: int, warmup_epochs: int) -> float:

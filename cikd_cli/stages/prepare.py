@@ -11,7 +11,6 @@ from timm.models.vision_transformer import VisionTransformer
 from cikd_cli.console import Reporter, duration
 from cikd_cli.data.decode import DecodedSplit
 from cikd_cli.data.loader import TrainLoader, eval_batches
-from cikd_cli.data.views import ViewLaw
 from cikd_cli.engine.distributed import Hardware, World
 from cikd_cli.engine.evaluate import predict, topk_hits
 from cikd_cli.engine.fit import Training, train_step
@@ -19,7 +18,7 @@ from cikd_cli.engine.precision import choose_attention, choose_precision
 from cikd_cli.models.weights import encode_model
 from cikd_cli.options import RunOptions
 from cikd_cli.stages import header
-from cikd_cli.stages.job import Job
+from cikd_cli.stages.job import Job, view_law
 
 
 def prepare(job: Job, world: World, options: RunOptions) -> Training:
@@ -37,17 +36,11 @@ def prepare(job: Job, world: World, options: RunOptions) -> Training:
         job.facts.append(("images", decoded.describe()))
     loader = TrainLoader(
         decoded,
-        ViewLaw(
-            image_size=config.image_size,
-            crop_scale=config.crop_scale,
-            interpolation=config.interpolation,
-            flip=config.flip,
-            jitter=config.jitter,
-            augment=config.augment,
-        ),
+        view_law(config),
         batch_size=config.batch_size,
         seed=config.seed,
         two_views=job.two_views,
+        views_per_image=job.views_per_image,
         rank=world.rank,
         size=world.size,
         workers=options.workers,
