@@ -64,7 +64,7 @@ def open_cache(
     facts = [
         (
             "teacher cache",
-            f"{cache.folder}  {_mib(_bytes(len(source.train), source) * len(epochs))} "
+            f"{cache.folder}  {_size(_bytes(len(source.train), source) * len(epochs))} "
             f"for {len(epochs)} view-epochs, "
             f"{sum(map(bool, there))} of them begun",
         )
@@ -100,8 +100,8 @@ def _bytes(images: int, source: DataSource) -> int:
     return images * len(source.classes) * 2
 
 
-def _mib(count: int) -> str:
-    return f"{count / 2**20:,.1f} MiB"
+def _size(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB" if count >= 2**20 else f"{count / 2**10:,.1f} KiB"
 
 
 def _check_disk(root: Path, whole: int, there: Sequence[int]) -> None:
@@ -115,7 +115,7 @@ def _check_disk(root: Path, whole: int, there: Sequence[int]) -> None:
     free = shutil.disk_usage(nearest).free
     if missing > free:
         raise CikdError(
-            f"The teacher cache needs {_mib(missing)} more in {root}, where {_mib(free)} are free",
+            f"The teacher cache needs {_size(missing)} more in {root}, where {_size(free)} are free",
             hint="--teacher-cache DIR on another disk, or --views-per-image K, which keeps K views of each image",
         )
 
