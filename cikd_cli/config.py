@@ -67,7 +67,9 @@ class TrainingConfig(DataConfig):
     layer_decay: float = knob(1.0, "Factor on the learning rate from each block to the one below.", gt=0, le=1)
     accumulate: int = knob(1, "Micro-batches a step, to fit a batch into less memory.", panel=OPTIMISATION, ge=1)
     precision: Precision = knob("auto", "Arithmetic of the networks; losses are always float32.", panel=OPTIMISATION)
-    compile: bool = knob(False, "Compile the networks with torch.compile.", panel=OPTIMISATION)
+    compile: bool | None = knob(
+        None, "Compile the blocks of teacher and student; none: for long runs on a GPU.", panel=OPTIMISATION
+    )
     ema: float = knob(
         0.0, "Decay of an exponential moving average of the weights; 0: off.", panel=OPTIMISATION, ge=0, lt=1
     )

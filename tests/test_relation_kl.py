@@ -1,6 +1,7 @@
 """The KL of relation maps against its definition, one row at a time in float64 (eq. 2-4)."""
 
 import math
+import re
 
 import pytest
 import reference
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cikd_cli.errors import CikdError
-from cikd_cli.kernels.relation_kl import relation_kl
+from cikd_cli.kernels.relation_kl import CHUNK, materialised_relation_kl, relation_kl, why_not_fused
 
 
 def tokens(shape: tuple[int, ...], seed: int, scale: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -185,3 +186,89 @@ def test_other_heads_or_tokens_are_refused(heads, count):
 def test_another_batch_is_refused_and_not_broadcast():
     with pytest.raises(CikdError):
         relation_kl(tokens((1, 3, 5, 4), 1), tokens((2, 3, 5, 4), 2))
+
+
+@pytest.mark.parametrize("chunk", [1, 40, 100, 10**9])
+def test_it_does_not_matter_how_many_images_are_done_at_a_time(chunk, monkeypatch):
+    teacher, student = tokens((5, 2, 4, 3), 1), tuple(x.requires_grad_() for x in tokens((5, 2, 4, 6), 2))
+    expected = materialised_relation_kl(teacher, student)
+    gradients = torch.autograd.grad(expected, student)
+    monkeypatch.setitem(CHUNK, "cpu", chunk)
+    loss = relation_kl(teacher, student)
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    for found, wanted in zip(torch.autograd.grad(loss, student), gradients, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * wanted.abs().max().item())
+
+
+def float64_errors(loss_of, teacher, student):
+    """Relative errors of loss and gradients of `loss_of` against the materialised form in float64."""
+    exact = tuple(x.detach().double().requires_grad_() for x in student)
+    expected = materialised_relation_kl(tuple(x.double() for x in teacher), exact)
+    wanted = torch.autograd.grad(expected, exact)
+    loss = loss_of(teacher, student)
+    found = torch.autograd.grad(loss, student)
+    errors = [(f.double() - w).norm() / w.norm() for f, w in zip(found, wanted, strict=True)]
+    return abs(loss.item() / expected.item() - 1), max(errors).item()
+
+
+@pytest.mark.parametrize(("teacher_width", "width", "scale"), [(64, 16, 1.0), (64, 32, 2.0), (5, 3, 1.0)])
+def test_in_float32_it_is_as_exact_as_float32_allows(teacher_width, width, scale):
+    teacher, student = tokens((3, 4, 50, teacher_width), 1, scale), tokens((3, 4, 50, width), 2, scale)
+    loss, gradients = float64_errors(relation_kl, teacher, tuple(x.requires_grad_() for x in student))
+    assert loss <= 1e-6
+    assert gradients <= 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_it_is_no_worse_than_the_materialised_form(dtype):
+    teacher = tuple(x.to(dtype) for x in tokens((3, 4, 50, 64), 1))
+    student = tuple(x.to(dtype).requires_grad_() for x in tokens((3, 4, 50, 16), 2))
+    ours = float64_errors(relation_kl, teacher, student)
+    theirs = float64_errors(materialised_relation_kl, teacher, student)
+    assert ours[0] <= max(1.1 * theirs[0], 1e-6)
+    assert ours[1] <= 1.1 * theirs[1]
+
+
+def test_no_map_is_kept_for_the_backward_pass():
+    saved = []
+    teacher, student = tokens((4, 3, 20, 8), 1), tuple(x.requires_grad_() for x in tokens((4, 3, 20, 8), 2))
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
+        relation_kl(teacher, student)
+    assert {tuple(x.shape) for x in saved} == {(4, 3, 20, 8)}
+
+
+def test_a_second_derivative_is_refused():
+    student = tuple(x.requires_grad_() for x in tokens((1, 2, 4, 3), 2))
+    loss = relation_kl(tokens((1, 2, 4, 3), 1), student)
+    with pytest.raises(CikdError, match="once"):
+        torch.autograd.grad(loss, student, create_graph=True)
+
+
+def test_a_student_without_gradient_gets_the_loss_alone():
+    teacher, student = tokens((2, 2, 4, 3), 1), tokens((2, 2, 4, 3), 2)
+    loss = relation_kl(teacher, student)
+    assert not loss.requires_grad
+    assert loss.item() == pytest.approx(reference.relation_kl(teacher, student), rel=1e-5)
+
+
+def test_fp16_gradients_of_a_large_batch_do_not_vanish_before_the_loss_is_scaled():
+    teacher, student = tokens((64, 4, 40, 8), 1), tokens((64, 4, 40, 8), 2)
+    half = tuple(x.half().requires_grad_() for x in student)
+    exact = tuple(x.detach().float().requires_grad_() for x in half)
+    scale = 2.0**16
+    (relation_kl(tuple(x.half() for x in teacher), half) * scale).backward()
+    (relation_kl(tuple(x.half().float() for x in teacher), exact) * scale).backward()
+    assert half[0].grad.dtype == torch.float16
+    torch.testing.assert_close(half[0].grad.float(), exact[0].grad, rtol=5e-3, atol=5e-3 * exact[0].grad.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "width", "reason"),
+    [
+        ("cpu", torch.bfloat16, 64, "no kernel for cpu"),
+        ("cuda", torch.float32, 64, "tensor cores"),
+        ("cuda", torch.bfloat16, 256, "wider than 128|Triton"),
+    ],
+)
+def test_where_the_fused_form_does_not_serve_it_is_said_why(device, dtype, width, reason):
+    assert re.search(reason, why_not_fused(torch.device(device), dtype, width=width))

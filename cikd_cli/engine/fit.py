@@ -31,8 +31,8 @@ class Training:
     """What a run trains: the method and the network inside it, on what, and how it is scored.
 
     evaluate: scores of a network, such as {"test_top1": 71.2}, which all processes work out together; keep_best: called
-    with a network whose "val_top1" is the best so far; flush: called by every process at the end of an epoch and when
-    the run stops, to write what it has gathered.
+    with a network whose "val_top1" is the best so far. compiling: whether the next step has blocks to compile. flush:
+    called by every process at the end of an epoch and when the run stops, to write what it has gathered.
     """
 
     config: TrainingConfig
@@ -43,6 +43,7 @@ class Training:
     precision: str
     evaluate: Callable[[VisionTransformer], dict[str, float]] | None = None
     keep_best: Callable[[VisionTransformer], None] | None = None
+    compiling: bool = False
     flush: Callable[[], None] | None = None
     average: AveragedModel | None = field(init=False, default=None)
     optimizer: torch.optim.AdamW = field(init=False)
@@ -88,6 +89,9 @@ def fit(training: Training, run: RunDir, world: World, reporter: Reporter, *, sa
             epoch = progress.step // per_epoch
             batch = batch.to(world.device)
             totals.add(terms := train_step(training, method, batch, world, step=progress.step, epoch=epoch))
+            if training.compiling:
+                reporter.line(f"compiled: the first step was done after {duration(clock.seconds - progress.seconds)}")
+                training.compiling = False
             progress.step += 1
             epoch_done, done = progress.step % per_epoch == 0, progress.step == steps
             if epoch_done or world.device.type == "cpu":  # on a GPU each look would wait for it

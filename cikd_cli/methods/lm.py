@@ -11,6 +11,7 @@ from cikd_cli.data.loader import Batch
 from cikd_cli.data.views import normalise, view_epoch
 from cikd_cli.methods.supervised import cross_entropy
 from cikd_cli.models.frozen import FrozenTeacher
+from cikd_cli.models.readout import class_logits
 from cikd_cli.models.teacher_cache import TeacherCache
 
 
@@ -56,7 +57,7 @@ class LogitMimicking(nn.Module):
     def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         """{"ce", "tckd", "nckd"}: scalars; their sum is the objective of spec 1.7."""
         images = normalise(batch.images, self.mean, self.std)
-        student = self.student(images)
+        student = class_logits(self.student, images)
         terms = {"ce": cross_entropy(student, batch.targets, smoothing=self.smoothing)}
         weight = warmup_weight(epoch, self.kd_warmup_epochs)
         if weight == 0:  # the first epoch distils nothing, so it need not pay for the teacher

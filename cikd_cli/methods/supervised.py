@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from cikd_cli.data.loader import Batch
 from cikd_cli.data.views import normalise
+from cikd_cli.models.readout import class_logits
 
 
 class Supervised(nn.Module):
@@ -39,7 +40,7 @@ class Supervised(nn.Module):
                 features = self.model.forward_features(images)
             logits = self.model.forward_head(features)
         else:
-            logits = self.model(images)
+            logits = class_logits(self.model, images)
         return {"ce": cross_entropy(logits, batch.targets, smoothing=self.smoothing)}
 
 

@@ -6,6 +6,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from cikd_cli.models.readout import class_logits
 from cikd_cli.models.taps import QKV, drop_extra_prefix, tap_qkv
 
 
@@ -29,7 +30,7 @@ class FrozenTeacher:
         """Class logits in float32, (B, C)."""
         self._assert_frozen()
         with torch.autocast(images.device.type, enabled=False):
-            logits: Tensor = self.vit(images.to(self.dtype))
+            logits = class_logits(self.vit, images.to(self.dtype))
         return logits.float()
 
     def _assert_frozen(self) -> None:

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch.nn.functional as F
-from timm.layers import Attention
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from cikd_cli.errors import CikdError
+from cikd_cli.models.blocks import embed, finish, project
 
 
 class QKV(NamedTuple):
@@ -35,17 +34,11 @@ def tap_qkv(vit: VisionTransformer, images: Tensor, blocks: Sequence[int]) -> di
         if number not in blocks:
             x = block(x)
             continue
-        taps[number] = qkv = _project(block.attn, block.norm1(x))
+        taps[number] = qkv = QKV(*project(block.attn, block.norm1(x)))
         if number == max(blocks):
             break
-        x = _rest_of_block(block, x, qkv)
+        x = finish(block, x, *qkv)
     return taps
-
-
-def embed(vit: VisionTransformer, images: Tensor) -> Tensor:
-    """What enters the first block: patch tokens behind the prefix tokens, with positions, (B, tokens, width)."""
-    x: Tensor = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
-    return x
 
 
 def drop_extra_prefix(qkv: QKV, prefix_tokens: int) -> QKV:
@@ -54,23 +47,3 @@ def drop_extra_prefix(qkv: QKV, prefix_tokens: int) -> QKV:
         return qkv
     keep = [0, *range(prefix_tokens, qkv.q.shape[2])]
     return QKV(*(part[:, :, keep] for part in qkv))
-
-
-def _project(attn: Attention, x: Tensor) -> QKV:
-    batch, tokens, _ = x.shape
-    qkv = attn.qkv(x).reshape(batch, tokens, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
-    q, k, v = qkv.unbind(0)
-    return QKV(attn.q_norm(q), attn.k_norm(k), v)
-
-
-def _rest_of_block(block: Block, x: Tensor, qkv: QKV) -> Tensor:
-    """The block's output from its own q, k and v, so that the projection is computed once."""
-    attn = block.attn
-    if attn.fused_attn:
-        mixed = F.scaled_dot_product_attention(*qkv)
-    else:
-        mixed = (qkv.q * attn.scale @ qkv.k.transpose(-2, -1)).softmax(dim=-1) @ qkv.v
-    mixed = attn.norm(mixed.transpose(1, 2).flatten(2))
-    x = x + block.drop_path1(block.ls1(attn.proj_drop(attn.proj(mixed))))
-    out: Tensor = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
-    return out

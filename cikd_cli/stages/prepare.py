@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from cikd_cli.console import Reporter, duration
 from cikd_cli.data.decode import DecodedSplit
 from cikd_cli.data.loader import TrainLoader, eval_batches
+from cikd_cli.engine.compilation import compile_blocks, worth_compiling
 from cikd_cli.engine.distributed import Hardware, World
 from cikd_cli.engine.evaluate import predict, topk_hits
 from cikd_cli.engine.fit import Training, train_step
@@ -27,9 +28,6 @@ def prepare(job: Job, world: World, options: RunOptions) -> Training:
     precision = choose_precision(config.precision, world.device)
     choose_attention(job.method, precision, world.device)
     job.method.to(world.device)
-    if config.compile:
-        for block in job.model.blocks:
-            block.compile()
     limit = config.cache_mb // world.size  # each process keeps its own
     decoded = DecodedSplit(job.source.train, decode_size=config.decode_size, limit_mb=limit)
     if world.first:
@@ -46,6 +44,9 @@ def prepare(job: Job, world: World, options: RunOptions) -> Training:
         workers=options.workers,
     )
     training = Training(config, job.method, job.model, job.groups, loader, precision)
+    if worth_compiling(config.compile, world.device, steps=training.steps):
+        compile_blocks(job.method, job.model)
+        training.compiling = True
     if job.scored:
         training.evaluate = _scorer(job, world, precision)
     return training

@@ -1,0 +1,67 @@
+"""The class token's pass against the stock network."""
+
+import pytest
+import reference
+import torch
+from test_taps import VARIANTS, network, set_fused
+from timm.models.deit import VisionTransformerDistilled
+from torch import Tensor, nn
+
+from cikd_cli.models import create_student
+from cikd_cli.models.blocks import embed
+from cikd_cli.models.drop_path import draw_masks
+from cikd_cli.models.readout import class_logits, reads_class_token
+
+
+def images(count: int = 3) -> Tensor:
+    return reference.seeded(count, 3, 16, 16)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_logits_are_those_of_the_stock_network(name, fused):
+    vit = set_fused(network(**VARIANTS[name]), fused)
+    assert reads_class_token(vit)
+    torch.testing.assert_close(class_logits(vit, images()), vit(images()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"global_pool": "avg"}, {"cls": VisionTransformerDistilled}])
+def test_a_network_that_reads_more_than_the_class_token_runs_as_it_is(settings):
+    vit = network(**settings)
+    assert not reads_class_token(vit)
+    assert torch.equal(class_logits(vit, images()), vit(images()))
+
+
+def test_the_gradients_are_those_of_the_stock_network():
+    vit = network()
+    wanted = torch.autograd.grad(vit(images()).logsumexp(1).sum(), list(vit.parameters()))
+    found = torch.autograd.grad(class_logits(vit, images()).logsumexp(1).sum(), list(vit.parameters()))
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5 * theirs.abs().max().item() + 1e-7)
+
+
+def test_a_student_drops_the_same_samples_as_in_the_stock_pass():
+    sizes = {"width": 12, "depth": 3, "heads": 3}
+    student = create_student("custom", num_classes=3, image_size=16, patch_size=8, end_heads=2, drop_path=0.5, **sizes)
+    outputs = []
+    for forward in (class_logits, lambda vit, x: vit(x)):
+        draw_masks(student, seed=0, step=1, rows=3, rank=0, size=1, device=torch.device("cpu"))
+        outputs.append(forward(student.train(), images()))
+    torch.testing.assert_close(*outputs)
+
+
+def test_only_one_token_reaches_the_last_mlp():
+    vit, seen = network(), []
+    vit.blocks[-1].mlp.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[1]))
+    class_logits(vit, images())
+    assert seen == [1]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_patch_embedding_by_a_matrix_product_is_the_convolution(dtype):
+    vit = network().to(dtype)
+    for parameter in vit.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    pixels = images().to(dtype)
+    stock = vit.norm_pre(vit._pos_embed(vit.patch_embed(pixels)))
+    torch.testing.assert_close(embed(vit, pixels), stock, rtol=1e-2, atol=1e-2)
