@@ -101,6 +101,26 @@ def test_only_the_rows_that_are_missing_are_computed(tmp_path, passes):
     assert passes == [2, 2]
 
 
+def test_batches_that_are_partly_known_do_not_make_the_teacher_compile_again(tmp_path, passes):
+    teacher, images, compiled = frozen_teacher(), normal_images(8), []
+
+    def backend(graph, _):
+        compiled.append(graph)
+        return graph
+
+    for block in teacher.vit.blocks:
+        block.compile(dynamic=False, backend=backend)
+    cache = TeacherCache(tmp_path / "key", {}, images=8, classes=5)
+    cache.logits(teacher, images[:2], torch.arange(2), 0)
+    cache.flush()
+    assert len(compiled) == 1
+    for end in (4, 7, 8):
+        cache.logits(teacher, images[:end], torch.arange(end), 0)
+        cache.flush()
+    assert passes == [2, 2, 3, 1]
+    assert len(compiled) == 1
+
+
 def test_a_view_epoch_knows_nothing_of_another(tmp_path, passes):
     teacher, index = frozen_teacher(), torch.arange(3)
     cache = TeacherCache(tmp_path / "key", {}, images=3, classes=5)

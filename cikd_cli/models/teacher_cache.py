@@ -51,7 +51,11 @@ class TeacherCache:
         logits = self._logits[index].to(images.device, non_blocking=True)
         if len(missing):
             places = missing.to(images.device)
-            fresh = teacher.logits(images if len(missing) == len(index) else images[places]).half()
+            if len(missing) == len(index):
+                fresh = teacher.logits(images).half()
+            else:  # blocks are compiled for fixed shapes, and each count of missing rows would be a new one
+                with torch.compiler.set_stance("force_eager"):
+                    fresh = teacher.logits(images[places]).half()
             logits[places] = fresh
             self._fresh.append((index[missing], fresh))  # stays on its device: a copy a step would wait for the GPU
         return logits.float()
