@@ -5,7 +5,7 @@ import reference
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from cikd_cli.data.loader import Batch
+from cikd_cli.data.batch import Batch
 from cikd_cli.engine.compilation import WORTH_STEPS, compile_blocks, worth_compiling
 from cikd_cli.methods.ali import Ali
 from cikd_cli.methods.lm import LogitMimicking

@@ -12,7 +12,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cikd_cli.config import TrainingConfig
 from cikd_cli.console import Reporter, duration
-from cikd_cli.data.loader import Batch, TrainLoader
+from cikd_cli.data.batch import Batch
+from cikd_cli.data.device_loader import DeviceLoader
+from cikd_cli.data.loader import TrainLoader
 from cikd_cli.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from cikd_cli.engine.clock import Clock, Every
 from cikd_cli.engine.distributed import World
@@ -39,7 +41,7 @@ class Training:
     method: nn.Module
     model: VisionTransformer
     groups: list[dict[str, Any]]
-    loader: TrainLoader
+    loader: TrainLoader | DeviceLoader
     precision: str
     evaluate: Callable[[VisionTransformer], dict[str, float]] | None = None
     keep_best: Callable[[VisionTransformer], None] | None = None

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from cikd_cli.data.loader import Batch
+from cikd_cli.data.batch import Batch
 from cikd_cli.data.views import normalise, view_epoch
 from cikd_cli.methods.supervised import cross_entropy
 from cikd_cli.models.frozen import FrozenTeacher

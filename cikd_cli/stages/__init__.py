@@ -18,8 +18,8 @@ from cikd_cli.config import (
 )
 
 _SHARED = ("config", "set", "gpus", "workers", "runs_dir", "quiet", "as_json")
-_TRAINING = (*_SHARED, "recipe", "processes", "name", "resume", "save_every", "dry_run")
-_CURRICULUM = (*_SHARED, "recipe", "processes", "save_every", "dry_run", "fresh")
+_TRAINING = (*_SHARED, "recipe", "processes", "views", "name", "resume", "save_every", "dry_run")
+_CURRICULUM = (*_SHARED, "recipe", "processes", "views", "save_every", "dry_run", "fresh")
 
 
 @dataclass(frozen=True)
