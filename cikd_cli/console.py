@@ -7,6 +7,7 @@ control characters never reach the terminal.
 import sys
 import time
 import unicodedata
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,7 +80,7 @@ class Reporter:
         self.mode = mode
         self.stream = sys.stdout if stream is None else stream
         self._log: Path | None = None
-        self._told: list[str] = []  # before there is a log
+        self._told: deque[str] = deque(maxlen=50)  # before there is a log: the header of a run, if there is to be one
         self._console: Console | None = None
         if mode == "rich":
             from rich.console import Console as RichConsole

@@ -7,10 +7,11 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from cikd_cli.data.batch import Batch
 from cikd_cli.engine.compilation import WORTH_STEPS, compile_blocks, worth_compiling
+from cikd_cli.engine.evaluate import predict
 from cikd_cli.methods.ali import Ali
 from cikd_cli.methods.lm import LogitMimicking
 from cikd_cli.models import create_student
-from cikd_cli.models.drop_path import draw_masks
+from cikd_cli.models.drop_path import draw, use_draws
 from cikd_cli.models.frozen import FrozenTeacher
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -29,10 +30,10 @@ def method(kind):
     return LogitMimicking(student, frozen, mean=HALF, std=HALF)
 
 
-def gradients(trained):
+def gradients(trained, draws=None):
     images = (reference.seeded(4, 3, 16, 16).sigmoid() * 255).byte()
     batch = Batch(images, torch.tensor([0, 1, 2, 0]), None, torch.arange(4))
-    draw_masks(trained, seed=0, step=0, rows=4, rank=0, size=1, device=CPU)
+    use_draws(trained, draw(trained, seed=0, step=0, rows=4, rank=0, size=1) if draws is None else draws)
     trained.zero_grad()
     sum(trained.train()(batch, 5).values()).backward()
     return {name: p.grad.clone() for name, p in trained.named_parameters() if p.grad is not None}
@@ -61,6 +62,22 @@ def test_a_second_step_compiles_nothing_again():
     assert counter.frame_count == once
 
 
+def test_micro_batches_and_evaluation_compile_nothing_more():
+    torch._dynamo.reset()
+    counter, trained = CompileCounterWithBackend("aot_eager"), method("lm")
+    compile_blocks(trained, trained.student, backend=counter)
+    gradients(trained)
+    once = counter.frame_count
+    draws = draw(trained, seed=0, step=1, rows=12, rank=0, size=1)
+    for part in draws.chunk(3, dim=1):
+        gradients(trained, part)
+    pixels = torch.zeros(5, 3, 16, 16, dtype=torch.uint8)
+    predict(
+        trained.student, [Batch(pixels, torch.zeros(5).long(), None, torch.arange(5))], mean=HALF, std=HALF, device=CPU
+    )
+    assert counter.frame_count == once
+
+
 @pytest.mark.parametrize(
     ("wanted", "device", "steps", "answer"),
     [
@@ -75,5 +92,5 @@ def test_it_is_the_users_word_or_only_long_runs_on_a_gpu(wanted, device, steps, 
 
 
 def test_a_long_run_on_a_gpu_with_triton_is_compiled(monkeypatch):
-    monkeypatch.setattr("cikd_cli.engine.compilation.find_spec", lambda name: name == "triton")
+    monkeypatch.setattr("cikd_cli.kernels.relation_kl_cuda.available", lambda: True)
     assert worth_compiling(None, CUDA, steps=WORTH_STEPS)

@@ -91,7 +91,7 @@ def test_a_batch_larger_than_the_split_is_refused(arrays):
 
 @pytest.mark.parametrize(("free", "answer"), [(10**9, True), (5000, False)])
 def test_images_stay_on_a_gpu_only_where_it_has_room(arrays, free, answer, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, free))
     assert fits(arrays, torch.device("cuda")) is answer
     assert not fits(arrays, CPU)
 

@@ -29,6 +29,8 @@ def test_two_processes_equal_one(cikd, teacher, recipe, stage):
         torch.testing.assert_close(two.state_dict()[name], tensor, rtol=1e-4, atol=2e-5, msg=name)
     first, second = RunDir.open("runs/one").metrics()[-1], RunDir.open("runs/two").metrics()[-1]
     assert second["loss"] == pytest.approx(first["loss"], rel=1e-4)
+    assert {key: second[key] for key in second if "top" in key} == {key: first[key] for key in first if "top" in key}
+    assert ("test_top1" in second) == (stage == "lm")
     assert RunDir.open("runs/two").record["world_size"] == 2
 
 

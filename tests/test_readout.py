@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cikd_cli.models import create_student
 from cikd_cli.models.blocks import embed
-from cikd_cli.models.drop_path import draw_masks
+from cikd_cli.models.drop_path import draw, use_draws
 from cikd_cli.models.readout import class_logits, reads_class_token
 
 
@@ -45,7 +45,7 @@ def test_a_student_drops_the_same_samples_as_in_the_stock_pass():
     student = create_student("custom", num_classes=3, image_size=16, patch_size=8, end_heads=2, drop_path=0.5, **sizes)
     outputs = []
     for forward in (class_logits, lambda vit, x: vit(x)):
-        draw_masks(student, seed=0, step=1, rows=3, rank=0, size=1, device=torch.device("cpu"))
+        use_draws(student, draw(student, seed=0, step=1, rows=3, rank=0, size=1))
         outputs.append(forward(student.train(), images()))
     torch.testing.assert_close(*outputs)
 
@@ -57,11 +57,13 @@ def test_only_one_token_reaches_the_last_mlp():
     assert seen == [1]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_the_patch_embedding_by_a_matrix_product_is_the_convolution(dtype):
-    vit = network().to(dtype)
+def test_in_half_precision_the_patch_embedding_is_a_matrix_product_with_the_convolutions_result():
+    vit = network().bfloat16()
     for parameter in vit.parameters():
         nn.init.normal_(parameter, std=0.05)
-    pixels = images().to(dtype)
+    pixels = images().bfloat16()
     stock = vit.norm_pre(vit._pos_embed(vit.patch_embed(pixels)))
+    called = []
+    vit.patch_embed.proj.register_forward_hook(lambda *_: called.append(True))
     torch.testing.assert_close(embed(vit, pixels), stock, rtol=1e-2, atol=1e-2)
+    assert not called

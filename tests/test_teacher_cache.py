@@ -1,5 +1,6 @@
 """The teacher's logits on disk: computed once, equal to computed anew, and never taken for others."""
 
+import errno
 import json
 import os
 import shutil
@@ -257,18 +258,18 @@ def test_a_run_stopped_within_an_epoch_keeps_its_rows_and_equals_one_that_never_
     assert weights("broken") == weights("straight")
 
 
-def test_a_run_killed_within_an_epoch_equals_one_that_never_stopped(lm, cikd, passes):
-    lm("straight", cache="other")
+@pytest.mark.parametrize("views", ["0", "1"])
+def test_a_run_killed_within_an_epoch_equals_one_that_never_stopped(lm, cikd, passes, views):
+    lm("straight", "--views-per-image", views, cache="other")
 
     def die():
         raise MemoryError("as good as killed: nothing is saved any more")
 
-    passes.at(STEPS + 2, die)
-    lm("killed", "--save-every", "0.00001", code=1)
-    assert len(parts()) == 1
+    passes.at(STEPS, die)
+    lm("killed", "--views-per-image", views, "--save-every", "0.00001", code=1)
+    assert len(parts()) == STEPS - 1  # one with each checkpoint
     cikd("lm", "--resume", "runs/killed", "--quiet")
     assert weights("killed") == weights("straight")
-    assert {part.name for part in parts(epoch="0002")} == {part.name for part in parts("other", "0002")}
 
 
 def test_two_processes_fill_one_cache_and_equal_one_process(lm, passes):
@@ -309,3 +310,36 @@ def test_fresh_views_read_what_repeated_views_have_left(lm, passes):
     lm("repeated", "--views-per-image", "2", "--batch-size", "10")
     lm("fresh", "--batch-size", "10")
     assert len(passes) == 2 * 3  # epochs 3 and 4; the second one's logits are there
+
+
+def test_what_a_peer_has_written_meanwhile_is_read_after_a_flush(tmp_path, passes):
+    teacher, images = frozen_teacher(), normal_images(4)
+    ours, theirs = (TeacherCache(tmp_path / "c", {}, images=4, classes=5) for _ in range(2))
+    ours.logits(teacher, images[:2], torch.tensor([0, 1]), 0)
+    theirs.logits(teacher, images[2:], torch.tensor([2, 3]), 0)
+    for cache in (ours, theirs):
+        cache.flush()
+    passes.clear()
+    for cache in (ours, theirs):
+        cache.logits(teacher, images, torch.arange(4), 0)
+    assert not passes
+
+
+def test_a_part_that_cannot_be_read_just_now_is_computed_again_and_stays(tmp_path, monkeypatch):
+    teacher, images = frozen_teacher(), normal_images(4)
+    cache = TeacherCache(tmp_path / "c", {}, images=4, classes=5)
+    expected = cache.logits(teacher, images, torch.arange(4), 0)
+    cache.flush()
+    (part,) = cache.parts(0)
+    told = []
+    again = TeacherCache(tmp_path / "c", {}, images=4, classes=5)
+    again.warn = told.append
+
+    def busy(path):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", busy)
+        assert torch.equal(again.logits(teacher, images, torch.arange(4), 0), expected)
+    assert part.exists()
+    assert "cannot be read" in told[0]

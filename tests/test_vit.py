@@ -9,7 +9,7 @@ from torch import nn
 
 from cikd_cli.errors import CikdError
 from cikd_cli.models import create_student, create_teacher, sincos_positions
-from cikd_cli.models.drop_path import StochasticDepth, draw_masks
+from cikd_cli.models.drop_path import StochasticDepth, draw, use_draws
 from cikd_cli.models.teachers import create_scratch_teacher
 from cikd_cli.models.vit import head_counts, set_heads
 
@@ -154,21 +154,30 @@ def test_drop_path_is_off_in_eval_mode():
 
 def test_processes_and_micro_batches_drop_the_samples_that_one_process_would():
     network, x = nn.Sequential(StochasticDepth(0.5), StochasticDepth(0.5)), torch.randn(8, 2, 3)
-    draw_masks(network, seed=3, step=7, rows=8, rank=0, size=1, device=x.device)
+    use_draws(network, draw(network, seed=3, step=7, rows=8, rank=0, size=1))
     whole = network(x)
     shares = []
     for rank in range(2):
-        draw_masks(network, seed=3, step=7, rows=4, rank=rank, size=2, device=x.device)
-        shares += [network(micro) for micro in x[4 * rank : 4 * rank + 4].chunk(2)]
+        draws = draw(network, seed=3, step=7, rows=4, rank=rank, size=2)
+        for micro, part in zip(x[4 * rank : 4 * rank + 4].chunk(2), draws.chunk(2, dim=1), strict=True):
+            use_draws(network, part)
+            shares.append(network(micro))
     assert torch.equal(torch.cat(shares), whole)
 
 
 def test_masks_differ_from_step_to_step_from_seed_to_seed_and_from_block_to_block():
     network, masks = nn.Sequential(StochasticDepth(0.5), StochasticDepth(0.5)), []
     for seed, step in ((0, 0), (0, 1), (1, 0)):
-        draw_masks(network, seed=seed, step=step, rows=64, rank=0, size=1, device=torch.device("cpu"))
-        masks += [path.keep for path in network]
-    assert len({tuple(mask.tolist()) for mask in masks}) == 6
+        masks += draw(network, seed=seed, step=step, rows=64, rank=0, size=1).lt(0.5).tolist()
+    assert len(set(map(tuple, masks))) == 6
+
+
+def test_without_given_draws_a_network_draws_for_itself_again():
+    network, x = nn.Sequential(StochasticDepth(0.5)), torch.randn(64, 2, 3)
+    use_draws(network, draw(network, seed=0, step=0, rows=64, rank=0, size=1))
+    assert torch.equal(network(x), network(x))
+    use_draws(network, None)
+    assert not torch.equal(network(x), network(x))
 
 
 def test_linear_layers_start_xavier_uniform_with_zero_bias():

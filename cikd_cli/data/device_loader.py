@@ -46,32 +46,37 @@ class DeviceLoader:
         self.steps_per_epoch = self._steps.per_epoch
         self._labels, self._law, self._two_views = decoded.labels, law, two_views
         self._seed, self._views_per_image = seed, views_per_image
-        pixels = decoded.pixels()
-        self._images: Tensor | list[Tensor]
-        if isinstance(pixels, list):
-            self._images = [_planes(torch.tensor(image).to(device)) for image in pixels]
-        else:
-            self._images = _planes(torch.tensor(pixels).to(device))
+        self._device, self._pixels = device, decoded.pixels()
+        self._images: Tensor | list[Tensor] | None = None
 
     def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """Steps start_step..stop_step-1, counted over all epochs."""
         self._steps.span = (start_step, stop_step)
+        if self._images is None:  # not before: with several processes the parent plans, and trains nothing
+            self._images = _resident(self._pixels, self._device)
         shown, table = -1, np.empty((0, 0))
         for items in self._steps:
             epoch = view_epoch(items[0][0], self._views_per_image)
             if epoch != shown:
                 shown, table = epoch, uniforms(self._seed, epoch, len(self._labels))
-            yield self._batch(np.array([index for _, index in items], dtype=np.int64), table)
+            yield self._batch(self._images, np.array([index for _, index in items], dtype=np.int64), table)
 
-    def _batch(self, index: NDArray[np.int64], table: NDArray[np.float64]) -> Batch:
+    def _batch(self, held: Tensor | list[Tensor], index: NDArray[np.int64], table: NDArray[np.float64]) -> Batch:
         images: Tensor | list[Tensor]
-        if isinstance(self._images, list):
-            images = [self._images[i] for i in index.tolist()]
+        if isinstance(held, list):
+            images = [held[i] for i in index.tolist()]
         else:
-            images = self._images.index_select(0, torch.from_numpy(index).to(self._images.device))
+            images = held.index_select(0, torch.from_numpy(index).to(held.device))
         rows = torch.from_numpy(table[index])
         student, teacher = batched_views(images, rows, self._law, two=self._two_views)
         return Batch(student, torch.from_numpy(self._labels[index]), teacher, torch.from_numpy(index))
+
+
+def _resident(pixels: NDArray[np.uint8] | list[NDArray[np.uint8]], device: torch.device) -> Tensor | list[Tensor]:
+    """The images on the device, (n, 3, H, W) or a list of (3, H, W)."""
+    if isinstance(pixels, list):
+        return [_planes(torch.tensor(image).to(device)) for image in pixels]
+    return _planes(torch.tensor(pixels).to(device))
 
 
 def _planes(pixels: Tensor) -> Tensor:

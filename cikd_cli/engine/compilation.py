@@ -1,6 +1,5 @@
 """torch.compile of the blocks of teacher and student: when it pays, and for what."""
 
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -19,7 +18,11 @@ def worth_compiling(wanted: bool | None, device: torch.device, *, steps: int) ->
     """
     if wanted is not None:
         return wanted
-    return device.type == "cuda" and steps >= WORTH_STEPS and find_spec("triton") is not None
+    if device.type != "cuda" or steps < WORTH_STEPS:
+        return False
+    from cikd_cli.kernels.relation_kl_cuda import available
+
+    return available()
 
 
 def compile_blocks(method: nn.Module, model: nn.Module, *, backend: str = "inductor") -> None:
@@ -28,6 +31,7 @@ def compile_blocks(method: nn.Module, model: nn.Module, *, backend: str = "induc
     Block by block, not the whole network: blocks share their code, so one compilation serves all that look alike.
     """
     teacher = getattr(method, "teacher", None)
+    torch._dynamo.reset()  # graphs of the stage before count against a limit of eight
     networks: list[Any] = [model, teacher.vit] if isinstance(teacher, FrozenTeacher) else [model]
     for network in networks:
         for block in network.blocks:

@@ -9,6 +9,7 @@ from torch import Tensor
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.views import normalise
 from cikd_cli.engine.precision import autocast
+from cikd_cli.models.readout import class_logits
 
 Triple = tuple[float, float, float]
 
@@ -29,8 +30,9 @@ def predict(
     logits, targets = [], []
     for batch in batches:
         batch = batch.to(device)
-        with autocast(precision, device):
-            output = model(normalise(batch.images, mean, std))
+        # blocks compiled for training batches are not compiled again for these
+        with torch.compiler.set_stance("force_eager"), autocast(precision, device):
+            output = class_logits(model, normalise(batch.images, mean, std))
         logits.append(output.float().cpu())
         targets.append(batch.targets.cpu())
     model.train(was_training)

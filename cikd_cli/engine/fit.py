@@ -22,7 +22,7 @@ from cikd_cli.engine.optim import create_optimizer, learning_rate, set_learning_
 from cikd_cli.engine.precision import autocast
 from cikd_cli.engine.stop import StopRequest
 from cikd_cli.engine.totals import Totals, check_weights
-from cikd_cli.models.drop_path import draw_masks
+from cikd_cli.models.drop_path import draw, use_draws
 from cikd_cli.runs import RunDir
 
 VOTE_EVERY = 10  # steps between the votes of several processes on stopping; one process looks at every step
@@ -34,7 +34,7 @@ class Training:
 
     evaluate: scores of a network, such as {"test_top1": 71.2}, which all processes work out together; keep_best: called
     with a network whose "val_top1" is the best so far. compiling: whether the next step has blocks to compile. flush:
-    called by every process at the end of an epoch and when the run stops, to write what it has gathered.
+    called by every process at the end of an epoch and before a checkpoint, to write what it has gathered.
     """
 
     config: TrainingConfig
@@ -46,7 +46,7 @@ class Training:
     evaluate: Callable[[VisionTransformer], dict[str, float]] | None = None
     keep_best: Callable[[VisionTransformer], None] | None = None
     compiling: bool = False
-    flush: Callable[[], None] | None = None
+    flush: Callable[[], None] = lambda: None
     average: AveragedModel | None = field(init=False, default=None)
     optimizer: torch.optim.AdamW = field(init=False)
     scaler: torch.amp.GradScaler = field(init=False)
@@ -99,6 +99,7 @@ def fit(training: Training, run: RunDir, world: World, reporter: Reporter, *, sa
             if epoch_done or world.device.type == "cpu":  # on a GPU each look would wait for it
                 totals.check_finite(epoch=epoch + 1, step=progress.step, rescue=resume_command(run))
             if epoch_done:
+                training.flush()  # before the processes meet, so that each then finds what the others wrote
                 _close_epoch(training, run, world, progress, totals.close(per_epoch), clock)
             if done or bar_timer.due():
                 bar.update(progress.step, _describe(terms, epoch + 1, training, clock, steps - progress.step))
@@ -108,10 +109,9 @@ def fit(training: Training, run: RunDir, world: World, reporter: Reporter, *, sa
             if stopping or saving or keep or done:
                 totals.check_finite(epoch=epoch + 1, step=progress.step, rescue=resume_command(run))
                 check_weights(training.model, epoch=epoch + 1, step=progress.step, rescue=resume_command(run))
+                training.flush()
                 progress.sums, progress.seconds = totals.agree(), clock.seconds
                 _save(training, run, world, progress, keep_as=f"epoch-{epoch + 1:04d}" if keep else None)
-            if training.flush and (epoch_done or stopping):
-                training.flush()
             if stopping and not done:
                 return Outcome(False, progress.step // per_epoch, clock.seconds, clock.rate)
     return Outcome(True, training.config.epochs, clock.seconds, clock.rate)
@@ -122,15 +122,9 @@ def train_step(
 ) -> dict[str, Tensor]:
     """One optimizer step on this process's share of the batch; the detached mean terms over the micro-batches."""
     config = training.config
-    draw_masks(
-        training.model,
-        seed=config.seed,
-        step=step,
-        rows=len(batch.index),
-        rank=world.rank,
-        size=world.size,
-        device=world.device,
-    )
+    draws = draw(
+        training.model, seed=config.seed, step=step, rows=len(batch.index), rank=world.rank, size=world.size
+    ).to(world.device, non_blocking=True)
     method.train()
     rate = learning_rate(
         step / training.loader.steps_per_epoch,
@@ -142,7 +136,8 @@ def train_step(
     set_learning_rate(training.optimizer, rate)
     parts = batch.split(config.accumulate)
     totals: dict[str, Tensor] = {}
-    for number, part in enumerate(parts, start=1):
+    for number, (part, drawn) in enumerate(zip(parts, draws.chunk(config.accumulate, dim=1), strict=True), start=1):
+        use_draws(training.model, drawn)
         share = len(part.index) / len(batch.index)
         if isinstance(method, DistributedDataParallel):
             method.require_backward_grad_sync = number == len(parts)
@@ -152,6 +147,7 @@ def train_step(
         for name, term in terms.items():
             scaled = term.detach() * share
             totals[name] = totals[name] + scaled if name in totals else scaled
+    use_draws(training.model, None)
     training.scaler.step(training.optimizer)
     training.scaler.update()
     training.optimizer.zero_grad(set_to_none=True)

@@ -45,7 +45,7 @@ def why_not_fused(device: torch.device, dtype: torch.dtype, *, width: int) -> st
     from cikd_cli.kernels import relation_kl_cuda
 
     if not relation_kl_cuda.available():
-        return "Triton is missing, or the GPU is older than Ampere"
+        return "Triton or its C compiler is missing, or the GPU is older than Ampere"
     if width > relation_kl_cuda.WIDEST_HEAD:
         return f"heads are wider than {relation_kl_cuda.WIDEST_HEAD}"
     return None

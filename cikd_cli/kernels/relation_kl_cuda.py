@@ -15,6 +15,7 @@ before that, the kernels run on a CPU, slowly.
 from __future__ import annotations  # tl.constexpr in a signature is not looked up: Triton may be missing
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -34,7 +35,9 @@ def available() -> bool:
     """Whether fused_relation_kl can run: Triton and a GPU it compiles for (Ampere or newer), or its interpreter."""
     if triton is None:
         return False
-    return _interpreted() or (torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0))
+    return _interpreted() or (
+        torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0) and _driver_builds()
+    )
 
 
 def fused_relation_kl(teacher: tuple[Tensor, Tensor], student: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,6 +83,16 @@ def compile_settings(width_t: int, width_s: int, *, float32: bool) -> dict[str, 
         "num_stages": 3 if tile == 64 else 2,
         "enable_fp_fusion": True,  # Triton 3.9 warns where it is left open
     }
+
+
+@cache
+def _driver_builds() -> bool:
+    """Triton builds a small module at first use: without a C compiler or Python's headers it raises."""
+    try:
+        triton.runtime.driver.active.get_current_target()
+    except Exception:  # whatever the compiler or the driver raises
+        return False
+    return True
 
 
 def _interpreted() -> bool:

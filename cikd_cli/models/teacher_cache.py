@@ -61,17 +61,19 @@ class TeacherCache:
         return logits.float()
 
     def flush(self) -> None:
-        """Write the fresh rows as one part.
+        """Write the fresh rows as one part; what other processes have written meanwhile is read with the next batch.
 
         Raises:
             CikdError: the disk is full or the folder cannot be written.
         """
-        if not self._fresh:
-            return
+        if self._fresh:
+            self._write()
+        self._epoch = -1
+
+    def _write(self) -> None:
         rows = torch.cat([rows for rows, _ in self._fresh])
         logits = torch.cat([logits for _, logits in self._fresh]).cpu()
         self._fresh.clear()
-        self._logits[rows], self._filled[rows] = logits, True
         content = save({"rows": rows.int(), "logits": logits})
         self._make_folder()
         write_atomically(self.folder / f"epoch-{self._epoch + 1:04d}-{_digest(content)}.safetensors", content)
@@ -90,13 +92,14 @@ class TeacherCache:
                 self._logits[rows], self._filled[rows] = part["logits"], True
 
     def _read(self, path: Path) -> dict[str, Tensor] | None:
-        """A part, or none: another process has just removed it, or it is damaged and goes, to be written again."""
+        """A part, or none: it is gone, cannot be read just now, or is damaged and goes, to be written again."""
         try:
             content = path.read_bytes()
         except FileNotFoundError:
             return None
-        except OSError:
-            content = b""
+        except OSError as error:  # perhaps for a moment, on a shared disk
+            self.warn(f"{path} cannot be read ({error.strerror}); its logits are computed again")
+            return None
         if path.stem.endswith(_digest(content)):
             part: dict[str, Tensor] = load(content)
             return part

@@ -110,7 +110,7 @@ def build(config: AliConfig, device: torch.device) -> Job:
             ("student", f"{config.student} {describe_network(spec, student)}, {_origin(parents)}"),
             ("data", describe_data(source, config)),
             ("relations", _describe_relations(config, pairs, source)),
-            *_describe_kernel(device, DTYPES[precision], teacher_spec, spec),
+            *_describe_kernel(device, DTYPES[precision], pairs, teacher_spec, spec),
         ],
     )
 
@@ -153,12 +153,21 @@ def _student(config: AliConfig, teacher: ModelSpec) -> tuple[VisionTransformer, 
 
 
 def _describe_kernel(
-    device: torch.device, dtype: torch.dtype, teacher: ModelSpec, student: ModelSpec
+    device: torch.device,
+    dtype: torch.dtype,
+    pairs: tuple[tuple[int, int], ...],
+    teacher: ModelSpec,
+    student: ModelSpec,
 ) -> list[tuple[str, str]]:
     """On a GPU, whether the loss is fused, or why not."""
     if device.type != "cuda":
         return []
-    reason = why_not_fused(device, dtype, width=max(m.width // min(m.heads) for m in (teacher, student)))
+    widest = max(
+        model.width // model.heads[block - 1]
+        for pair in pairs
+        for model, block in zip((teacher, student), pair, strict=True)
+    )
+    reason = why_not_fused(device, dtype, width=widest)
     return [("loss", "fused in Triton" if reason is None else f"a few images at a time ({reason})")]
 
 

@@ -23,7 +23,7 @@ from cikd_cli.stages.job import Job
 _SHOWN_ABOVE = ("data", "data_root", "teacher", "from_run", "teacher_cache", "seed")
 
 
-def record(request: Request, job: Job, hardware: Hardware, recipe: str | None) -> dict[str, Any]:
+def record(request: Request, job: Job, training: Training, hardware: Hardware, recipe: str | None) -> dict[str, Any]:
     """The part of run.json that is known before training."""
     source = job.source
     return {
@@ -32,6 +32,7 @@ def record(request: Request, job: Job, hardware: Hardware, recipe: str | None) -
         "git_commit": _git_commit(),
         "hardware": {"device": str(hardware), "cpus": os.cpu_count(), "machine": platform.machine()},
         "world_size": hardware.processes,
+        "compiled": training.compiling,
         "seed": job.config.seed,
         "recipe": recipe,
         "parents": [parent.as_parent(Path(request.options.runs_dir)) for parent in job.parents],

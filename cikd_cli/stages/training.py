@@ -71,7 +71,7 @@ def run(request: Request, config_class: type[TrainingConfig], *, inherit: Inheri
         request.stage,
         prefix=STAGES[request.stage].prefix,
         name=options.name,
-        record=header.record(request, job, hardware, resolved.recipe),
+        record=header.record(request, job, training, hardware, resolved.recipe),
         config=job.config.model_dump(mode="json"),
     )
     out.attach_log(run_dir.path / "log.txt")
@@ -169,8 +169,8 @@ def _result(run_dir: RunDir, job: Job, outcome: Outcome) -> dict[str, Any]:
 
 
 def stored_config(run_dir: RunDir, config_class: type[StageConfig]) -> Any:
-    """A run's config, with its parents where they lie now."""
-    values = run_dir.config()
+    """A run's config, with its parents where they lie now, compiled or not as it began."""
+    values = {"compile": run_dir.record.get("compiled")} | run_dir.config()
     for parent in run_dir.record["parents"]:
         key = "teacher" if parent["stage"] == "finetune-teacher" else "from_run"
         values[key] = str(run_dir.parent(parent["stage"]).path)
