@@ -32,6 +32,7 @@ _METAVARS = {
     "from_run": "RUN",
     "resume": "RUN",
     "gpus": "N|all|0,2|cpu",
+    "what": "WORD,...",
 }
 _WORDS = {int: "INT", float: "FLOAT", str: "TEXT"}
 

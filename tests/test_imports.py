@@ -39,6 +39,7 @@ THIRD = {
     "methods": {"kernels", "models", "data"},
     "analysis": {"kernels", "models", "data", "methods"},
     "engine": {"methods", "kernels", "models", "data"},
+    "bench": {"engine", "methods", "kernels", "models", "data"},
 }
 TORCH_FREE = [*sorted(GROUND | TOP), "stages/__init__"]
 

@@ -96,9 +96,9 @@ def _decouple(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tens
     """log p of the target (B,), of all the rest (B,), and among the rest (B, C - 1)."""
     z = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32) / temperature
     classes = z.shape[1]
-    is_target = torch.arange(classes, device=z.device) == targets[:, None]
-    target = z[is_target]
-    others = z[~is_target].view(len(z), classes - 1)
+    target = z.gather(1, targets[:, None]).squeeze(1)
+    columns = torch.arange(classes - 1, device=z.device)  # gathered, not masked: a GPU waits for the size of a mask
+    others = z.gather(1, columns + (columns >= targets[:, None]))
     rest = others.logsumexp(dim=1)
     # log p = z_y - logsumexp(z) loses its digits for a confident network; log-sigmoid of the margin keeps them
     return F.logsigmoid(target - rest), F.logsigmoid(rest - target), others - rest[:, None]
