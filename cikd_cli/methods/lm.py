@@ -49,12 +49,15 @@ class LogitMimicking(nn.Module):
     def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         """{"ce", "tckd", "nckd"}: scalars; their sum is the objective of spec 1.7."""
         images = normalise(batch.images, self.mean, self.std)
+        weight = warmup_weight(epoch, self.kd_warmup_epochs)
+        # no teacher in the first epoch, which distils nothing; else before the student, so that what its pass needs for a
+        # moment does not come on top of what the student keeps for backward
+        teacher = self.teacher.logits(images) if weight else None
         student = class_logits(self.student, images)
         terms = {"ce": cross_entropy(student, batch.targets, smoothing=self.smoothing)}
-        weight = warmup_weight(epoch, self.kd_warmup_epochs)
-        if weight == 0:  # the first epoch distils nothing, so it need not pay for the teacher
+        if teacher is None:
             return terms | {"tckd": terms["ce"].detach() * 0, "nckd": terms["ce"].detach() * 0}
-        distilled = decoupled_kd(student, self.teacher.logits(images), batch.targets, **self.distillation)
+        distilled = decoupled_kd(student, teacher, batch.targets, **self.distillation)
         return terms | {
             "tckd": weight * self.w_tckd * distilled["tckd"],
             "nckd": weight * distilled["nckd"],
