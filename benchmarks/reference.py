@@ -4,7 +4,8 @@ It does what the released code does, no slower: teacher and student stop inside 
 q, k and v once for the tap and once more for itself; attention and relation maps are whole tensors, through softmax,
 log and KL; one autocast for everything; three numbers are read back a step; views are made by Pillow, one image at a
 time, and collated as floats. The LM teacher is timm's network with its fused attention. Nothing of the program is used
-here: torch, torchvision, and networks built by timm.
+here: torch, torchvision, and networks built by timm. Autocast keeps softmax and log in float32 on a GPU; on a CPU bf16
+stays bf16, and the maps are half as large.
 
 Terms: spec 1.4 and 1.6. Networks read a class token, without register or distillation tokens.
 """

@@ -56,10 +56,10 @@ def _cost(
     if name not in contest.work:
         return {}
     flops = contest.work[name].flops()
-    cost: dict[str, Any] = {"flops_per_image": flops / contest.images}
+    cost: dict[str, Any] = {"flops_per_image": flops}
     if peak is not None:
-        cost["peak_share"] = flops / statistics.median(seconds) / peak
+        cost["peak_share"] = flops * contest.images / statistics.median(seconds) / peak
     if device.type == "cuda":
         used = measured_peak_bytes(contest.entrants[name], device)
         return cost | {"memory_bytes": used, "memory_source": "measured"}
-    return cost | {"memory_bytes": contest.work[name].peak_bytes(), "memory_source": "counted"}
+    return cost | {"memory_bytes": contest.work[name].peak_bytes(contest.images), "memory_source": "counted"}

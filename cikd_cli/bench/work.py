@@ -21,22 +21,22 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Work:
-    """Copies of the networks go into the loss, whose forward and backward are followed."""
+    """The loss of some images, called with their number and copies of the networks; its backward is followed too."""
 
     networks: tuple[Any, ...]
-    loss: count.Loss
+    loss: Callable[..., Tensor]
 
     def flops(self) -> int:
-        """As `count.flops`."""
-        return count.flops(self.networks, self.loss)
+        """As `count.flops`, of one image; a batch takes as many times that."""
+        return count.flops(self.networks, partial(self.loss, 1))
 
-    def peak_bytes(self) -> int:
-        """As `count.peak_bytes`."""
-        return count.peak_bytes(self.networks, self.loss)
+    def peak_bytes(self, images: int) -> int:
+        """As `count.peak_bytes`, of a batch."""
+        return count.peak_bytes(self.networks, partial(self.loss, images))
 
 
 def step_work(case: Case, stage: Stage, precision: str, device: torch.device) -> dict[str, Work]:
-    """Forward and backward of a batch: of the reference, of the tool, and in lm with "cached" logits.
+    """Forward and backward of a stage: of the reference, of the tool, and in lm with "cached" logits.
 
     device: whose kind of attention is taken; everything runs on the CPU.
     """
@@ -50,7 +50,12 @@ def step_work(case: Case, stage: Stage, precision: str, device: torch.device) ->
 def relation_work(case: Case, precision: str) -> dict[str, Work]:
     """The loss of one pair of blocks, of the reference and of the tool."""
     shapes = tap_shapes(case)
-    return {name: Work((), partial(_relation_loss, shapes, precision, name)) for name in relation_losses()}
+
+    def loss_of(name: str, images: int) -> Tensor:
+        with autocast(precision, CPU):
+            return relation_losses()[name](*random_taps(shapes, images, precision, CPU))
+
+    return {name: Work((), partial(loss_of, name)) for name in relation_losses()}
 
 
 def relation_losses() -> dict[str, Callable[[QKV, QKV], Tensor]]:
@@ -62,20 +67,20 @@ def relation_losses() -> dict[str, Callable[[QKV, QKV], Tensor]]:
 
 
 def tap_shapes(case: Case) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(B, heads, tokens, head_dim) of the first block's q of teacher and of student."""
+    """(heads, tokens, head_dim) of the first block's q of teacher and of student."""
     shapes = []
     for vit in (build_teacher(case), build_student(case, "ali")):
         attn, tokens = vit.blocks[0].attn, vit.patch_embed.num_patches + 1
-        shapes.append((case.ali.batch_size, attn.num_heads, tokens, attn.head_dim))
+        shapes.append((attn.num_heads, tokens, attn.head_dim))
     return shapes[0], shapes[1]
 
 
 def random_taps(
-    shapes: tuple[tuple[int, ...], tuple[int, ...]], precision: str, device: torch.device
+    shapes: tuple[tuple[int, ...], tuple[int, ...]], images: int, precision: str, device: torch.device
 ) -> tuple[QKV, QKV]:
-    """q, k, v of these shapes, of teacher and student; the latter want gradients."""
+    """q, k, v of these shapes, (images, heads, tokens, head_dim), of teacher and student; the latter want gradients."""
     kind: dict[str, Any] = {"dtype": DTYPES[precision], "device": device}
-    teacher, student = shapes
+    teacher, student = ((images, *shape) for shape in shapes)
     return (
         QKV(*(torch.randn(teacher, **kind) for _ in range(3))),
         QKV(*(torch.randn(student, **kind, requires_grad=True) for _ in range(3))),
@@ -86,12 +91,12 @@ def _tool(case: Case, stage: Stage, precision: str, device: torch.device, logits
     method = build_method(case, stage, device=CPU, precision=precision, logits=logits).train()
     choose_attention(method, precision, device)
     config = case.stage(stage)
-    shape = (config.batch_size, 3, config.image_size, config.image_size)
+    sides = (3, config.image_size, config.image_size)
 
-    def loss(method: torch.nn.Module) -> Tensor:
-        images = torch.zeros(shape, dtype=torch.uint8)
-        places = torch.zeros(shape[0], dtype=torch.int64)
-        batch = Batch(images, places, torch.zeros_like(images) if stage == "ali" else None, places)
+    def loss(images: int, method: torch.nn.Module) -> Tensor:
+        views = torch.zeros(images, *sides, dtype=torch.uint8)
+        places = torch.zeros(images, dtype=torch.int64)
+        batch = Batch(views, places, torch.zeros_like(views) if stage == "ali" else None, places)
         with autocast(precision, CPU):
             terms: dict[str, Tensor] = method(batch, config.epochs)  # an epoch in which the teacher has its full weight
             return torch.stack(list(terms.values())).sum()
@@ -102,22 +107,17 @@ def _tool(case: Case, stage: Stage, precision: str, device: torch.device, logits
 def _reference(case: Case, stage: Stage, precision: str) -> Work:
     rival = load_reference()
     config = case.stage(stage)
-    shape = (config.batch_size, 3, config.image_size, config.image_size)
+    sides = (3, config.image_size, config.image_size)
 
-    def loss(student: torch.nn.Module, teacher: torch.nn.Module) -> Tensor:
-        images = torch.zeros(shape)
+    def loss(images: int, student: torch.nn.Module, teacher: torch.nn.Module) -> Tensor:
+        views = torch.zeros(images, *sides)
         with autocast(precision, CPU):
             if stage == "ali":
-                terms = rival.ali_terms(student, teacher, images, torch.zeros(shape), lob=case.lob)
+                terms = rival.ali_terms(student, teacher, views, torch.zeros(images, *sides), lob=case.lob)
             else:
-                terms = rival.lm_terms(student, teacher, images, torch.zeros(shape[0], dtype=torch.int64))
+                terms = rival.lm_terms(student, teacher, views, torch.zeros(images, dtype=torch.int64))
             total: Tensor = terms[0] + terms[1]
             return total
 
     student, teacher = build_rival(case, stage)
     return Work((student.train(), teacher), loss)
-
-
-def _relation_loss(shapes: tuple[tuple[int, ...], tuple[int, ...]], precision: str, name: str) -> Tensor:
-    with autocast(precision, CPU):
-        return relation_losses()[name](*random_taps(shapes, precision, CPU))

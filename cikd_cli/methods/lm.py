@@ -50,8 +50,8 @@ class LogitMimicking(nn.Module):
         """{"ce", "tckd", "nckd"}: scalars; their sum is the objective of spec 1.7."""
         images = normalise(batch.images, self.mean, self.std)
         weight = warmup_weight(epoch, self.kd_warmup_epochs)
-        # no teacher in the first epoch, which distils nothing; else before the student, so that what its pass needs for a
-        # moment does not come on top of what the student keeps for backward
+        # no teacher in the first epoch, which distils nothing; else it comes before the student, so that what it needs
+        # for a moment is not on top of what the student keeps for backward
         teacher = self.teacher.logits(images) if weight else None
         student = class_logits(self.student, images)
         terms = {"ce": cross_entropy(student, batch.targets, smoothing=self.smoothing)}

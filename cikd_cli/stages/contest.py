@@ -46,7 +46,7 @@ def step_contest(case: Case, stage: Stage, device: torch.device) -> Contest:
 def relation_contest(case: Case, device: torch.device) -> Contest:
     """The loss of one pair of blocks, QK and VV, forward and backward, on taps of the step's shapes and type."""
     precision = choose_precision(case.ali.precision, device)
-    teacher, student = random_taps(tap_shapes(case), precision, device)
+    teacher, student = random_taps(tap_shapes(case), case.ali.batch_size, precision, device)
 
     def act(loss: Callable[..., Tensor]) -> None:
         for x in student:
