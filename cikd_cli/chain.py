@@ -46,7 +46,7 @@ _DATA_KNOBS = (
 _STUDENT_KNOBS = ("student", "student_width", "student_depth", "student_heads")
 _RESUME_FLAGS = frozenset({"epochs"})
 _RESUME_OPTIONS = frozenset(
-    {"resume", "gpus", "processes", "workers", "runs_dir", "save_every", "quiet", "as_json", "dry_run"}
+    {"resume", "gpus", "processes", "workers", "views", "runs_dir", "save_every", "quiet", "as_json", "dry_run"}
 )
 
 

@@ -6,7 +6,7 @@ without a panel has no flag of its own; recipes, `--config` and `--set` reach it
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 DATA = "Data"
 MODELS = "Teacher and student"
@@ -14,8 +14,6 @@ OPTIMISATION = "Optimisation"
 ANALYSIS = "Analysis"
 HARDWARE = "Hardware"
 RUN = "Run"
-
-BENCHES = ("ali", "lm", "relation-kl", "views")
 
 Triple = tuple[float, float, float]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -69,7 +67,9 @@ class TrainingConfig(DataConfig):
     layer_decay: float = knob(1.0, "Factor on the learning rate from each block to the one below.", gt=0, le=1)
     accumulate: int = knob(1, "Micro-batches a step, to fit a batch into less memory.", panel=OPTIMISATION, ge=1)
     precision: Precision = knob("auto", "Arithmetic of the networks; losses are always float32.", panel=OPTIMISATION)
-    compile: bool = knob(False, "Compile the networks with torch.compile.", panel=OPTIMISATION)
+    compile: bool | None = knob(
+        None, "Compile the blocks of teacher and student; none: for long runs on a GPU.", panel=OPTIMISATION
+    )
     ema: float = knob(
         0.0, "Decay of an exponential moving average of the weights; 0: off.", panel=OPTIMISATION, ge=0, lt=1
     )
@@ -176,6 +176,16 @@ class LmConfig(StudentConfig):
         "unweighted", "'teacher' multiplies NCKD by the teacher's non-target mass (eq. 12 as printed)."
     )
     kd_t2: bool = knob(True, "Multiply the distillation by the squared temperature.")
+    teacher_cache: str | None = knob(
+        None, "Folder that keeps the teacher's logits for later runs, or 'auto'; none: off.", panel=MODELS
+    )
+    views_per_image: int = knob(
+        0,
+        "Views of an image, shown in turn, so that the teacher (kept in a cache) sees each once; 0: a new one every "
+        "epoch. Fewer cost accuracy.",
+        panel=MODELS,
+        ge=0,
+    )
     kd_warmup_epochs: int = knob(5, "Epochs over which the distillation weight rises from 0 to 1.", ge=0)
     crop_scale: tuple[float, float] = knob((0.08, 1.0), "Area of the random crop as a share of the image.")
     interpolation: Literal["bicubic", "bilinear"] = knob("bilinear", "Resampling of the training crop.")
@@ -215,40 +225,6 @@ class CkaConfig(StageConfig):
     data_root: str | None = knob(None, "Folder in which named data sets lie; none: the run's own.", panel=DATA)
     images: int = knob(1024, "Test images to use.", panel=ANALYSIS, ge=4)
     batch_size: int = knob(128, "Images of one unbiased estimate; at least 4.", panel=ANALYSIS, ge=4)
-
-
-class BenchConfig(StageConfig):
-    """`cikd bench`; where nothing is given the recipe's value is taken, and without one that of `cikd ali` and `lm`."""
-
-    what: str = knob(",".join(BENCHES), "What to time, of these.", panel=ANALYSIS)
-    rounds: int = knob(7, "Rounds in which the reference and the tool take turns.", panel=ANALYSIS, ge=1)
-    sweep: bool = knob(False, "Time the steps over batch, image size and LOB, and draw how they grow.", panel=ANALYSIS)
-    sweep_batches: tuple[PositiveInt, ...] | None = knob(None, "Batch sizes of the sweep; none: by the device.")
-    sweep_sizes: tuple[PositiveInt, ...] | None = knob(None, "Image sizes of the sweep; none: by the device.")
-    sweep_lobs: tuple[PositiveInt, ...] | None = knob(
-        None, "Learning objective blocks of the sweep; none: by the device."
-    )
-    image_size: int | None = knob(None, "Side of the square input, in pixels; none: the recipe's.", panel=DATA, ge=1)
-    source_size: int = knob(32, "Side of the images that views are made from, in pixels.", panel=DATA, ge=1)
-    train_images: int | None = knob(
-        None, "Training images, for the hours of a run; none: of the recipe's data set, if known.", panel=DATA, ge=1
-    )
-    num_classes: int = knob(100, "Classes of teacher and student.", panel=MODELS, ge=2)
-    teacher_arch: str | None = knob(None, "timm name of the teacher; none: the recipe's.", panel=MODELS)
-    student: Literal["vit_tiny", "vit_small", "vit_pico", "custom"] | None = knob(
-        None, "Student size; none: the recipe's.", panel=MODELS
-    )
-    lob: int | None = knob(None, "Learning objective block, from 1; none: the recipe's.", panel=MODELS, ge=1)
-    batch_size: int | None = knob(None, "Images a step; none: the recipe's, on a CPU a few.", panel=OPTIMISATION, ge=1)
-    precision: Precision | None = knob(None, "Arithmetic of both sides; none: the recipe's.", panel=OPTIMISATION)
-    compile: bool = knob(False, "Compile the tool's student with torch.compile.", panel=OPTIMISATION)
-
-    @field_validator("what")
-    @classmethod
-    def _check_what(cls, what: str) -> str:
-        if not what or set(what.split(",")) - set(BENCHES):
-            raise ValueError(f"some of {','.join(BENCHES)}, with commas between")
-        return what
 
 
 class CurriculumConfig(StageConfig):

@@ -30,6 +30,7 @@ _METAVARS = {
     "lob": "INT|auto",
     "pairs": "T:S,...",
     "from_run": "RUN",
+    "teacher_cache": "DIR|auto",
     "resume": "RUN",
     "gpus": "N|all|0,2|cpu",
     "what": "WORD,...",

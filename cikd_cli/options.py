@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
@@ -23,6 +23,11 @@ class RunOptions(BaseModel):
     )
     processes: int | None = knob(None, "Processes to share the work with --gpus cpu.", panel=HARDWARE, ge=1)
     workers: int | None = knob(None, "Processes that load images; none: by the machine.", panel=HARDWARE, ge=0)
+    views: Literal["auto", "cpu", "device"] = knob(
+        "auto",
+        "Where views are made; auto: on a GPU that has room for the images, else image by image.",
+        panel=HARDWARE,
+    )
     runs_dir: str = knob("runs", "Folder in which runs lie.", panel=RUN)
     name: str | None = knob(None, "Name of the run's folder; none: the next number.", panel=RUN)
     resume: str | None = knob(None, "Continue this run, in place.", panel=RUN)

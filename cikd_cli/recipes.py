@@ -24,8 +24,8 @@ SECTIONS: dict[str, type[StageConfig]] = {
 }
 FOLDER_RECIPE = "folder"
 
-# Where the data lie and how they are held in memory does not change what a parent run saw.
-MAY_DIFFER = frozenset({"data_root", "download", "cache_mb", "skip_unreadable"})
+# Where the data lie, how they are held in memory and where logits are kept does not change what a run computes.
+MAY_DIFFER = frozenset({"data_root", "download", "cache_mb", "skip_unreadable", "teacher_cache"})
 _PATHS = frozenset({"data", "teacher", "from_run"})
 
 

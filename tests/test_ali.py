@@ -7,7 +7,7 @@ import reference
 import torch
 from torch import Tensor, nn
 
-from cikd_cli.data.loader import Batch
+from cikd_cli.data.batch import Batch
 from cikd_cli.data.views import normalise
 from cikd_cli.engine.optim import ALI_NO_DECAY, create_optimizer, parameter_groups, set_learning_rate
 from cikd_cli.errors import CikdError

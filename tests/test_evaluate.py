@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cikd_cli.data.loader import Batch
+from cikd_cli.data.batch import Batch
 from cikd_cli.data.views import normalise
 from cikd_cli.engine.clock import Clock, Every
 from cikd_cli.engine.distributed import World

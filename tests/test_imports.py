@@ -17,6 +17,7 @@ HEAVY = ("torch", "torchvision", "timm", "sklearn", "matplotlib", "numpy", "scip
 GROUND = {
     "errors",
     "config",
+    "config_bench",
     "console",
     "files",
     "locks",

@@ -7,7 +7,7 @@ import reference
 import torch
 from torch import Tensor
 
-from cikd_cli.data.loader import Batch
+from cikd_cli.data.batch import Batch
 from cikd_cli.data.views import normalise
 from cikd_cli.methods.lm import LogitMimicking, decoupled_kd, warmup_weight
 from cikd_cli.models import create_student

@@ -1,6 +1,7 @@
 """The KL of relation maps against its definition, one row at a time in float64 (eq. 2-4)."""
 
 import math
+import re
 
 import pytest
 import reference
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cikd_cli.errors import CikdError
-from cikd_cli.kernels.relation_kl import materialised_relation_kl, relation_kl
+from cikd_cli.kernels.relation_kl import CHUNK, materialised_relation_kl, relation_kl, why_not_fused
 
 
 def tokens(shape: tuple[int, ...], seed: int, scale: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -192,7 +193,7 @@ def test_it_does_not_matter_how_many_images_are_done_at_a_time(chunk, monkeypatc
     teacher, student = tokens((5, 2, 4, 3), 1), tuple(x.requires_grad_() for x in tokens((5, 2, 4, 6), 2))
     expected = materialised_relation_kl(teacher, student)
     gradients = torch.autograd.grad(expected, student)
-    monkeypatch.setattr("cikd_cli.kernels.relation_kl.CHUNK", chunk)
+    monkeypatch.setitem(CHUNK, "cpu", chunk)
     loss = relation_kl(teacher, student)
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
     for found, wanted in zip(torch.autograd.grad(loss, student), gradients, strict=True):
@@ -248,3 +249,26 @@ def test_a_student_without_gradient_gets_the_loss_alone():
     loss = relation_kl(teacher, student)
     assert not loss.requires_grad
     assert loss.item() == pytest.approx(reference.relation_kl(teacher, student), rel=1e-5)
+
+
+def test_fp16_gradients_of_a_large_batch_do_not_vanish_before_the_loss_is_scaled():
+    teacher, student = tokens((64, 4, 40, 8), 1), tokens((64, 4, 40, 8), 2)
+    half = tuple(x.half().requires_grad_() for x in student)
+    exact = tuple(x.detach().float().requires_grad_() for x in half)
+    scale = 2.0**16
+    (relation_kl(tuple(x.half() for x in teacher), half) * scale).backward()
+    (relation_kl(tuple(x.half().float() for x in teacher), exact) * scale).backward()
+    assert half[0].grad.dtype == torch.float16
+    torch.testing.assert_close(half[0].grad.float(), exact[0].grad, rtol=5e-3, atol=5e-3 * exact[0].grad.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "width", "reason"),
+    [
+        ("cpu", torch.bfloat16, 64, "no kernel for cpu"),
+        ("cuda", torch.float32, 64, "tensor cores"),
+        ("cuda", torch.bfloat16, 256, "wider than 128|Triton"),
+    ],
+)
+def test_where_the_fused_form_does_not_serve_it_is_said_why(device, dtype, width, reason):
+    assert re.search(reason, why_not_fused(torch.device(device), dtype, width=width))

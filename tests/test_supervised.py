@@ -5,7 +5,7 @@ import reference
 import timm
 import torch
 
-from cikd_cli.data.loader import Batch
+from cikd_cli.data.batch import Batch
 from cikd_cli.data.views import normalise
 from cikd_cli.methods.supervised import Supervised, cross_entropy
 from cikd_cli.models.teachers import create_scratch_teacher

@@ -53,7 +53,7 @@ class Case:
 
 
 class KnownLogits:
-    """In place of a FrozenTeacher: its logits for one batch, (B, C) float32, as a full cache would hold them."""
+    """In place of a FrozenTeacher: logits for one batch, (B, C) float32, where a step is counted with a full cache."""
 
     def __init__(self, logits: Tensor) -> None:
         self._logits = logits

@@ -11,7 +11,7 @@ from torch import Tensor
 from cikd_cli.bench import count
 from cikd_cli.bench.networks import Case, Stage, build_method, build_rival, build_student, build_teacher
 from cikd_cli.bench.reference import load_reference
-from cikd_cli.data.loader import Batch
+from cikd_cli.data.batch import Batch
 from cikd_cli.engine.precision import DTYPES, autocast, choose_attention
 from cikd_cli.methods.ali import ali_loss
 from cikd_cli.models.taps import QKV

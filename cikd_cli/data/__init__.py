@@ -1,7 +1,9 @@
 """Images in: data sets and folders, decoding, views, and batches."""
 
+from cikd_cli.data.batch import Batch
 from cikd_cli.data.decode import DecodedSplit, check_readable
-from cikd_cli.data.loader import Batch, TrainLoader, epoch_order, eval_batches
+from cikd_cli.data.loader import TrainLoader, eval_batches
+from cikd_cli.data.order import epoch_order
 from cikd_cli.data.sources import NAMED, DataSource, Split, is_named, load_source
 from cikd_cli.data.views import ViewLaw, evaluation_view, normalise, uniforms, views
 

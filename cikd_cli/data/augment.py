@@ -43,22 +43,31 @@ _TRIVIAL = tuple((name, *space) for name, space in TRIVIAL_SPACE.items())
 
 def trivial(image: Image.Image, operation: float, level: float, sign: float) -> Image.Image:
     """TrivialAugmentWide: one operation at one strength, drawn by three numbers in [0, 1)."""
+    return apply_operation(image, *trivial_choice(operation, level, sign))
+
+
+def trivial_choice(operation: float, level: float, sign: float) -> tuple[str, float]:
+    """The operation and its magnitude that three numbers in [0, 1) draw."""
     name, magnitudes, signed = _TRIVIAL[int(operation * len(_TRIVIAL))]
     magnitude = magnitudes[int(level * len(magnitudes))]
-    return apply_operation(image, name, -magnitude if signed and sign < 0.5 else magnitude)
+    return name, -magnitude if signed and sign < 0.5 else magnitude
 
 
 def affine(image: Image.Image, angle: float, right: float, down: float, scale: float) -> Image.Image:
     """A light rotation, shift and scaling, each drawn by a number in [0, 1); bilinear, black outside."""
-    width, height = image.size
+    return _warp(image, affine_matrix(image.size, angle, right, down, scale), Image.Resampling.BILINEAR)
+
+
+def affine_matrix(size: tuple[int, int], angle: float, right: float, down: float, scale: float) -> list[float]:
+    """Output to input pixel of `affine`, row by row; size: (width, height)."""
+    width, height = size
     low, high = AFFINE_SCALE
-    matrix = _inverse_affine(
+    return _inverse_affine(
         center=(width * 0.5, height * 0.5),
         angle=AFFINE_DEGREES * (2 * angle - 1),
         translate=(AFFINE_SHIFT * width * (2 * right - 1), AFFINE_SHIFT * height * (2 * down - 1)),
         scale=low + (high - low) * scale,
     )
-    return _warp(image, matrix, Image.Resampling.BILINEAR)
 
 
 def brightness(image: Image.Image, factor: float) -> Image.Image:
@@ -85,17 +94,9 @@ def sharpness(image: Image.Image, factor: float) -> Image.Image:
 
 def apply_operation(image: Image.Image, name: str, magnitude: float) -> Image.Image:
     """One operation of TrivialAugmentWide; nearest neighbour, black outside."""
-    width, height = image.size
-    center = (width * 0.5, height * 0.5)
     match name:
-        case "ShearX" | "ShearY":
-            degrees = math.degrees(math.atan(magnitude))
-            shear = (degrees, 0.0) if name == "ShearX" else (0.0, degrees)
-            return _warp(image, _inverse_affine(shear=shear))
-        case "TranslateX":
-            return _warp(image, _inverse_affine(center=center, translate=(int(magnitude), 0)))
-        case "TranslateY":
-            return _warp(image, _inverse_affine(center=center, translate=(0, int(magnitude))))
+        case "ShearX" | "ShearY" | "TranslateX" | "TranslateY":
+            return _warp(image, operation_matrix(name, magnitude, image.size))
         case "Rotate":
             return image.rotate(magnitude, Image.Resampling.NEAREST, fillcolor=BLACK)
         case "Brightness":
@@ -115,6 +116,21 @@ def apply_operation(image: Image.Image, name: str, magnitude: float) -> Image.Im
         case "Equalize":
             return ImageOps.equalize(image)
     return image  # Identity
+
+
+def operation_matrix(name: str, magnitude: float, size: tuple[int, int]) -> list[float]:
+    """Output to input pixel of a shear, shift or rotation, row by row; size: (width, height)."""
+    center = (size[0] * 0.5, size[1] * 0.5)
+    match name:
+        case "ShearX":
+            return _inverse_affine(shear=(math.degrees(math.atan(magnitude)), 0.0))
+        case "ShearY":
+            return _inverse_affine(shear=(0.0, math.degrees(math.atan(magnitude))))
+        case "TranslateX":
+            return _inverse_affine(center=center, translate=(int(magnitude), 0))
+        case "TranslateY":
+            return _inverse_affine(center=center, translate=(0, int(magnitude)))
+    return _inverse_affine(center=center, angle=-magnitude)  # Rotate, counter-clockwise
 
 
 def _warp(

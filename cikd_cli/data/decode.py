@@ -55,6 +55,20 @@ class DecodedSplit:
         """Whether every image is kept decoded."""
         return self._arrays is not None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images, decoded; an estimate where they are not kept."""
+        return self._estimate
+
+    def pixels(self) -> NDArray[np.uint8] | list[NDArray[np.uint8]]:
+        """All images, (n, H, W, 3) or a list of (H, W, 3). Raises CikdError when they are not in memory."""
+        if self._arrays is None:
+            raise CikdError(
+                f"The {len(self):,} training images do not fit into the cache for decoded images.",
+                hint=f"--set cache_mb={-(-self._estimate // MIB)}, --set decode_size=256, or --views cpu",
+            )
+        return self._arrays
+
     def image(self, index: int) -> Image.Image:
         """One image: RGB, 8 bit, upright, reduced to decode_size."""
         if self._arrays is not None:

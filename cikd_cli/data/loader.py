@@ -1,79 +1,35 @@
-"""Batches: seeded order, this process's share of each global batch, and views made in worker processes."""
+"""Batches of views made image by image, in worker processes where that pays."""
 
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from cikd_cli.data.batch import Batch
 from cikd_cli.data.decode import DecodedSplit
-from cikd_cli.data.views import Pixels, ViewLaw, evaluation_view, philox, uniforms, views
+from cikd_cli.data.order import Item, Steps
+from cikd_cli.data.views import Pixels, ViewLaw, evaluation_view, uniforms, view_epoch, views
 from cikd_cli.data.workers import PREFETCH, auto_workers, start_worker
 from cikd_cli.errors import CikdError
 
-Item = tuple[int, int]  # (epoch, index)
 Pair = tuple[Pixels, Pixels | None]  # the student's view, the teacher's
 _Make = Callable[[Image.Image, int, int], Pair]  # image, epoch, index
-
-
-@dataclass
-class Batch:
-    """images: (B, 3, H, W) bytes.  targets, index: (B,) int64.  teacher_images: as images, or none."""
-
-    images: Tensor
-    targets: Tensor
-    teacher_images: Tensor | None
-    index: Tensor
-
-    def to(self, device: torch.device | str) -> "Batch":
-        """The batch on a device, copied asynchronously where that is possible."""
-        teacher = self.teacher_images
-        return Batch(
-            self.images.to(device, non_blocking=True),
-            self.targets.to(device, non_blocking=True),
-            None if teacher is None else teacher.to(device, non_blocking=True),
-            self.index.to(device, non_blocking=True),
-        )
-
-    def split(self, parts: int) -> list["Batch"]:
-        """Up to `parts` micro-batches of nearly equal size, in order."""
-        teacher = self.teacher_images
-        images, targets, index = self.images.chunk(parts), self.targets.chunk(parts), self.index.chunk(parts)
-        teachers = teacher.chunk(parts) if teacher is not None else [None] * len(images)
-        return [Batch(*part) for part in zip(images, targets, teachers, index, strict=True)]
-
-    def pin_memory(self) -> "Batch":
-        """The batch in page-locked memory; the DataLoader calls this."""
-        teacher = self.teacher_images
-        return Batch(
-            self.images.pin_memory(),
-            self.targets.pin_memory(),
-            None if teacher is None else teacher.pin_memory(),
-            self.index.pin_memory(),
-        )
-
-
-def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """A permutation of 0..count-1, a function of (seed, epoch, count)."""
-    return np.argsort(philox(seed, epoch, stream=1).random(count), kind="stable").astype(np.int64)
 
 
 class TrainLoader:
     """Training batches of one process.
 
-    batch_size: global; this process gets the `rank`-th of `size` equal, contiguous slices of every batch.
+    batch_size: global, shared out by `Steps`, whose errors it raises.
     A step's content depends on (seed, step) only: not on workers, on where iteration began, nor on `size`.
-    The last, short batch of an epoch is dropped (spec 1.8).
+    views_per_image: epochs after which the views, not the order, come again; 0: never.
     workers: processes that make views; none: `auto_workers`. They persist between calls of `batches`.
-    Raises CikdError when the batch is larger than the split or cannot be divided among the processes.
     """
 
     def __init__(
@@ -84,27 +40,19 @@ class TrainLoader:
         batch_size: int,
         seed: int,
         two_views: bool,
+        views_per_image: int = 0,
         rank: int = 0,
         size: int = 1,
         workers: int | None = None,
     ) -> None:
         count = len(decoded)
-        if batch_size > count:
-            raise CikdError(
-                f"The batch of {batch_size} is larger than the {count} training images.",
-                hint=f"--batch-size {max(1, count // size * size)}",
-            )
-        if batch_size % size:
-            raise CikdError(
-                f"A batch of {batch_size} cannot be divided among {size} processes.",
-                hint=f"--batch-size {max(size, batch_size // size * size)}",
-            )
+        self._steps = Steps(seed, count, batch_size, rank, size)
+        self.steps_per_epoch = self._steps.per_epoch
         if workers is None:
             workers = auto_workers(decoded, law.image_size, batch_size=batch_size, views=1 + two_views, size=size)
-        self.steps_per_epoch = count // batch_size
         self.workers = workers
-        self._steps = _Steps(seed, count, batch_size, rank, size)
-        self._loader = _data_loader(_Views(decoded, _TrainingView(law, seed, count, two_views)), self._steps, workers)
+        make = _TrainingView(law, seed, count, two_views, views_per_image)
+        self._loader = _data_loader(_Views(decoded, make), self._steps, workers)
 
     def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """Steps start_step..stop_step-1, counted over all epochs; one iteration at a time."""
@@ -119,25 +67,6 @@ def eval_batches(decoded: DecodedSplit, image_size: int, *, batch_size: int, wor
         for start in range(0, len(decoded), batch_size)
     ]
     yield from _iterate(_data_loader(_Views(decoded, partial(_evaluation_view, image_size)), chunks, workers))
-
-
-class _Steps:
-    """Batch sampler: the (epoch, index) pairs of each step in `span`, this process's slice of them."""
-
-    def __init__(self, seed: int, count: int, batch_size: int, rank: int, size: int) -> None:
-        self.span = (0, 0)
-        self._seed, self._count, self._batch_size = seed, count, batch_size
-        share = batch_size // size
-        self._slice = slice(rank * share, (rank + 1) * share)
-
-    def __iter__(self) -> Iterator[list[Item]]:
-        shown, order = -1, np.empty(0, dtype=np.int64)
-        for step in range(*self.span):
-            epoch, place = divmod(step, self._count // self._batch_size)
-            if epoch != shown:
-                shown, order = epoch, epoch_order(self._seed, epoch, self._count)
-            whole = order[place * self._batch_size : (place + 1) * self._batch_size]
-            yield [(epoch, index) for index in whole[self._slice].tolist()]
 
 
 class _Views(Dataset[Batch]):
@@ -167,11 +96,13 @@ class _Views(Dataset[Batch]):
 class _TrainingView:
     """The views of the law; the table of random numbers is made once an epoch in each worker."""
 
-    def __init__(self, law: ViewLaw, seed: int, count: int, two_views: bool) -> None:
+    def __init__(self, law: ViewLaw, seed: int, count: int, two_views: bool, views_per_image: int) -> None:
         self._law, self._seed, self._count, self._two_views = law, seed, count, two_views
+        self._views_per_image = views_per_image
         self._epoch, self._table = -1, np.empty((0, 0))
 
     def __call__(self, image: Image.Image, epoch: int, index: int) -> Pair:
+        epoch = view_epoch(epoch, self._views_per_image)
         if epoch != self._epoch:
             self._epoch, self._table = epoch, uniforms(self._seed, epoch, self._count)
         return views(image, self._table[index], self._law, two=self._two_views)

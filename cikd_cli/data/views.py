@@ -18,15 +18,15 @@ VERSION = 1  # of the law below: the same (seed, epoch, index) gives the same vi
 # Columns of a row of uniforms.
 _ATTEMPTS = 10
 _TOP, _LEFT = 2 * _ATTEMPTS, 2 * _ATTEMPTS + 1  # before them: ten pairs (area, aspect ratio)
-_FLIP = _LEFT + 1
-_AUGMENT = _FLIP + 1  # four columns
-_JITTER_ORDER = _AUGMENT + 4
-_JITTER = _JITTER_ORDER + 1  # three columns
-COLUMNS = _JITTER + 3
+FLIP = _LEFT + 1
+AUGMENT = FLIP + 1  # four columns
+JITTER_ORDER = AUGMENT + 4
+JITTER = JITTER_ORDER + 1  # three columns
+COLUMNS = JITTER + 3
 
 _RATIO = (3 / 4, 4 / 3)
 _LOG_RATIO = (math.log(_RATIO[0]), math.log(_RATIO[1]))
-_ORDERS = tuple(permutations(range(3)))
+ORDERS = tuple(permutations(range(3)))
 _JITTERS = (brightness, contrast, saturation)
 _RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -54,6 +54,11 @@ def uniforms(seed: int, epoch: int, count: int) -> NDArray[np.float64]:
     return philox(seed, epoch, stream=0).random((count, COLUMNS))
 
 
+def view_epoch(epoch: int, views_per_image: int) -> int:
+    """The epoch whose uniforms an epoch shows: its own, or with `views_per_image` the first so many in turn."""
+    return epoch % views_per_image if views_per_image else epoch
+
+
 def philox(seed: int, epoch: int, *, stream: int) -> np.random.Generator:
     """Random numbers keyed by (seed, epoch); streams of one key do not overlap."""
     key = np.array([seed % 2**64, epoch], dtype=np.uint64)
@@ -71,10 +76,10 @@ def views(image: Image.Image, row: NDArray[np.float64], law: ViewLaw, *, two: bo
         image = image.crop(box)  # not resize(box=...): that blends in pixels from outside the crop
     image = image.resize((law.image_size, law.image_size), _RESAMPLE[law.interpolation])
     if law.augment == "trivial":
-        image = trivial(image, *drawn[_AUGMENT : _AUGMENT + 3])
+        image = trivial(image, *drawn[AUGMENT : AUGMENT + 3])
     elif law.augment == "affine":
-        image = affine(image, *drawn[_AUGMENT : _AUGMENT + 4])
-    if drawn[_FLIP] < law.flip:
+        image = affine(image, *drawn[AUGMENT : AUGMENT + 4])
+    if drawn[FLIP] < law.flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     student = np.asarray(_jittered(image, drawn, law.jitter))
     if not two:
@@ -113,11 +118,27 @@ def crop_box(drawn: list[float], size: tuple[int, int], scale: tuple[float, floa
     return left, top, left + wide, top + high
 
 
+def crop_boxes(drawn: NDArray[np.float64], sizes: NDArray[np.int64], scale: tuple[float, float]) -> NDArray[np.int64]:
+    """`crop_box` of every row, (B, 4): drawn is (B, COLUMNS), sizes (B, 2)."""
+    width, height = sizes[:, :1], sizes[:, 1:]
+    area = width * height * (scale[0] + (scale[1] - scale[0]) * drawn[:, 0:_TOP:2])  # (B, attempts)
+    ratio = np.exp(_LOG_RATIO[0] + (_LOG_RATIO[1] - _LOG_RATIO[0]) * drawn[:, 1:_TOP:2])
+    wide, high = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+    fits = (wide > 0) & (wide <= width) & (high > 0) & (high <= height)
+    first = (np.arange(len(drawn)), fits.argmax(axis=1))
+    extent = np.stack([wide[first], high[first]], axis=1)
+    corner = (drawn[:, [_LEFT, _TOP]] * (sizes - extent + 1)).astype(np.int64)
+    boxes = np.concatenate([corner, corner + extent.astype(np.int64)], axis=1)
+    for index in np.flatnonzero(~fits.any(axis=1)).tolist():  # rare
+        boxes[index] = crop_box(drawn[index].tolist(), tuple(sizes[index].tolist()), scale)
+    return boxes
+
+
 def _jittered(image: Image.Image, drawn: list[float], strengths: tuple[float, float, float]) -> Image.Image:
     """torchvision's ColorJitter without hue: factors uniform in [max(0, 1 - x), 1 + x], in random order."""
-    for which in _ORDERS[int(drawn[_JITTER_ORDER] * len(_ORDERS))]:
+    for which in ORDERS[int(drawn[JITTER_ORDER] * len(ORDERS))]:
         strength = strengths[which]
         if strength > 0:
             low = max(0.0, 1.0 - strength)
-            image = _JITTERS[which](image, low + (1.0 + strength - low) * drawn[_JITTER + which])
+            image = _JITTERS[which](image, low + (1.0 + strength - low) * drawn[JITTER + which])
     return image

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator
 
-from cikd_cli.data.loader import Batch
+from cikd_cli.data.batch import Batch
 
 
 class Clock:

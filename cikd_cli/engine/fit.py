@@ -12,7 +12,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cikd_cli.config import TrainingConfig
 from cikd_cli.console import Reporter, duration
-from cikd_cli.data.loader import Batch, TrainLoader
+from cikd_cli.data.batch import Batch
+from cikd_cli.data.device_loader import DeviceLoader
+from cikd_cli.data.loader import TrainLoader
 from cikd_cli.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from cikd_cli.engine.clock import Clock, Every
 from cikd_cli.engine.distributed import World
@@ -31,17 +33,20 @@ class Training:
     """What a run trains: the method and the network inside it, on what, and how it is scored.
 
     evaluate: scores of a network, such as {"test_top1": 71.2}, which all processes work out together; keep_best: called
-    with a network whose "val_top1" is the best so far.
+    with a network whose "val_top1" is the best so far. compiling: whether the next step has blocks to compile. flush:
+    called by every process at the end of an epoch and when the run stops, to write what it has gathered.
     """
 
     config: TrainingConfig
     method: nn.Module
     model: VisionTransformer
     groups: list[dict[str, Any]]
-    loader: TrainLoader
+    loader: TrainLoader | DeviceLoader
     precision: str
     evaluate: Callable[[VisionTransformer], dict[str, float]] | None = None
     keep_best: Callable[[VisionTransformer], None] | None = None
+    compiling: bool = False
+    flush: Callable[[], None] | None = None
     average: AveragedModel | None = field(init=False, default=None)
     optimizer: torch.optim.AdamW = field(init=False)
     scaler: torch.amp.GradScaler = field(init=False)
@@ -86,6 +91,9 @@ def fit(training: Training, run: RunDir, world: World, reporter: Reporter, *, sa
             epoch = progress.step // per_epoch
             batch = batch.to(world.device)
             totals.add(terms := train_step(training, method, batch, world, step=progress.step, epoch=epoch))
+            if training.compiling:
+                reporter.line(f"compiled: the first step was done after {duration(clock.seconds - progress.seconds)}")
+                training.compiling = False
             progress.step += 1
             epoch_done, done = progress.step % per_epoch == 0, progress.step == steps
             if epoch_done or world.device.type == "cpu":  # on a GPU each look would wait for it
@@ -102,6 +110,8 @@ def fit(training: Training, run: RunDir, world: World, reporter: Reporter, *, sa
                 check_weights(training.model, epoch=epoch + 1, step=progress.step, rescue=resume_command(run))
                 progress.sums, progress.seconds = totals.agree(), clock.seconds
                 _save(training, run, world, progress, keep_as=f"epoch-{epoch + 1:04d}" if keep else None)
+            if training.flush and (epoch_done or stopping):
+                training.flush()
             if stopping and not done:
                 return Outcome(False, progress.step // per_epoch, clock.seconds, clock.rate)
     return Outcome(True, training.config.epochs, clock.seconds, clock.rate)

@@ -1,7 +1,7 @@
-"""The KL divergence between two relation maps (eq. 2-4): a readable form, and one that never holds a whole map.
+"""The KL divergence between two relation maps (eq. 2-4): a readable form, and ones that never hold a whole map.
 
-The second makes loss and gradients together in the forward pass, a few images at a time, so that of every map only a
-chunk exists, for a moment; backward multiplies by the incoming scalar.
+These make loss and gradients together in the forward pass, in chunks of a few images, or fused in Triton on a GPU, so
+that of every map only a part exists, for a moment; backward multiplies by the incoming scalar.
 """
 
 import torch
@@ -13,7 +13,9 @@ from cikd_cli.errors import CikdError
 
 Pair = tuple[Tensor, Tensor]  # (q, k) or (v, v), each (B, heads, tokens, head_dim)
 
-CHUNK = 2**18  # elements of a map at a time: in float32 the size of a core's second-level cache
+# Elements of a map at a time: on a CPU in float32 the size of a core's second-level cache; on a GPU 64 MiB a map.
+CHUNK = {"cpu": 2**18}
+CHUNK_ON_GPU = 2**24
 
 
 def relation_kl(teacher: Pair, student: Pair) -> Tensor:
@@ -34,6 +36,21 @@ def relation_kl(teacher: Pair, student: Pair) -> Tensor:
     return loss
 
 
+def why_not_fused(device: torch.device, dtype: torch.dtype, *, width: int) -> str | None:
+    """None where the Triton kernels serve, else the reason for going in chunks; width: of the widest head."""
+    if device.type != "cuda":
+        return f"no kernel for {device.type}"
+    if dtype not in (torch.bfloat16, torch.float16):
+        return "products of float32 gain nothing from tensor cores"
+    from cikd_cli.kernels import relation_kl_cuda
+
+    if not relation_kl_cuda.available():
+        return "Triton is missing, or the GPU is older than Ampere"
+    if width > relation_kl_cuda.WIDEST_HEAD:
+        return f"heads are wider than {relation_kl_cuda.WIDEST_HEAD}"
+    return None
+
+
 def materialised_relation_kl(teacher: Pair, student: Pair) -> Tensor:
     """The same from whole maps: the definition as autograd differentiates it, for tests and for measuring against."""
     log_t = _log_relations(*teacher).detach()
@@ -45,7 +62,15 @@ def materialised_relation_kl(teacher: Pair, student: Pair) -> Tensor:
 class _RelationKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, teacher_a: Tensor, teacher_b: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        loss, *gradients = _chunked((teacher_a, teacher_b), (a, b), gradients=any(ctx.needs_input_grad[2:]))  # type: ignore[attr-defined]
+        wanted = any(ctx.needs_input_grad[2:])  # type: ignore[attr-defined]
+        teacher, student = (teacher_a, teacher_b), (a, b)
+        width = max(teacher_a.shape[-1], a.shape[-1])
+        if wanted and teacher_a.dtype == a.dtype and why_not_fused(a.device, a.dtype, width=width) is None:
+            from cikd_cli.kernels.relation_kl_cuda import fused_relation_kl
+
+            loss, *gradients = fused_relation_kl(teacher, student)
+        else:
+            loss, *gradients = _chunked(teacher, student, gradients=wanted)
         ctx.save_for_backward(*gradients)
         return loss
 
@@ -64,9 +89,11 @@ def _chunked(teacher: Pair, student: Pair, *, gradients: bool) -> tuple[Tensor, 
     images, heads, tokens, _ = student[0].shape
     scale = student[0].shape[-1] ** -0.5
     rows = images * heads * tokens
-    step = max(1, CHUNK // (heads * tokens * tokens))
+    step = max(1, CHUNK.get(student[0].device.type, CHUNK_ON_GPU) // (heads * tokens * tokens))
     total = torch.zeros((), dtype=torch.float64, device=student[0].device)
-    of_a, of_b = (torch.empty_like(x) if gradients else None for x in student)
+    # an entry is about 1e-7 at a batch of 256: too small for fp16 before the loss is scaled
+    exact = torch.float32 if student[0].dtype == torch.float16 else student[0].dtype
+    of_a, of_b = (torch.empty_like(x, dtype=exact) if gradients else None for x in student)
     for start in range(0, images, step):
         part = slice(start, start + step)
         log_t = _log_relations(*(x[part] for x in teacher))

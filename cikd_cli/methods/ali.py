@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from cikd_cli.data.loader import Batch
+from cikd_cli.data.batch import Batch
 from cikd_cli.data.views import normalise
 from cikd_cli.errors import CikdError
 from cikd_cli.kernels.relation_kl import relation_kl

@@ -7,15 +7,19 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from cikd_cli.data.loader import Batch
-from cikd_cli.data.views import normalise
+from cikd_cli.data.batch import Batch
+from cikd_cli.data.views import normalise, view_epoch
 from cikd_cli.methods.supervised import cross_entropy
 from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.readout import class_logits
+from cikd_cli.models.teacher_cache import TeacherCache
 
 
 class LogitMimicking(nn.Module):
-    """Teacher and student see the same augmented image; the distillation rises over `kd_warmup_epochs`."""
+    """Teacher and student see the same augmented image; the distillation rises over `kd_warmup_epochs`.
+
+    cache: where the teacher's logits are kept, if they are.  views_per_image: as in TrainLoader.
+    """
 
     def __init__(
         self,
@@ -31,10 +35,14 @@ class LogitMimicking(nn.Module):
         kd_t2: bool = True,
         kd_warmup_epochs: int = 5,
         smoothing: float = 0.1,
+        cache: TeacherCache | None = None,
+        views_per_image: int = 0,
     ) -> None:
         super().__init__()
         self.student = student
         self.teacher = teacher
+        self.cache = cache
+        self.views_per_image = views_per_image
         self.mean, self.std = mean, std
         self.w_tckd = w_tckd
         self.kd_warmup_epochs = kd_warmup_epochs
@@ -52,7 +60,7 @@ class LogitMimicking(nn.Module):
         weight = warmup_weight(epoch, self.kd_warmup_epochs)
         # no teacher in the first epoch, which distils nothing; else it comes before the student, so that what it needs
         # for a moment is not on top of what the student keeps for backward
-        teacher = self.teacher.logits(images) if weight else None
+        teacher = self.teacher_logits(images, batch.index, epoch) if weight else None
         student = class_logits(self.student, images)
         terms = {"ce": cross_entropy(student, batch.targets, smoothing=self.smoothing)}
         if teacher is None:
@@ -62,6 +70,12 @@ class LogitMimicking(nn.Module):
             "tckd": weight * self.w_tckd * distilled["tckd"],
             "nckd": weight * distilled["nckd"],
         }
+
+    def teacher_logits(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
+        """The teacher's logits in float32, (B, C), computed or looked up; images: normalised, index: (B,)."""
+        if self.cache is None:
+            return self.teacher.logits(images)
+        return self.cache.logits(self.teacher, images, index, view_epoch(epoch, self.views_per_image))
 
 
 def warmup_weight(epoch: int, warmup_epochs: int) -> float:

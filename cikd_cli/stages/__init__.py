@@ -8,7 +8,6 @@ from typing import Literal
 
 from cikd_cli.config import (
     AliConfig,
-    BenchConfig,
     CkaConfig,
     CurriculumConfig,
     EvalConfig,
@@ -17,10 +16,11 @@ from cikd_cli.config import (
     MadConfig,
     StageConfig,
 )
+from cikd_cli.config_bench import BenchConfig
 
 _SHARED = ("config", "set", "gpus", "workers", "runs_dir", "quiet", "as_json")
-_TRAINING = (*_SHARED, "recipe", "processes", "name", "resume", "save_every", "dry_run")
-_CURRICULUM = (*_SHARED, "recipe", "processes", "save_every", "dry_run", "fresh")
+_TRAINING = (*_SHARED, "recipe", "processes", "views", "name", "resume", "save_every", "dry_run")
+_CURRICULUM = (*_SHARED, "recipe", "processes", "views", "save_every", "dry_run", "fresh")
 
 
 @dataclass(frozen=True)

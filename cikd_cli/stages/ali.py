@@ -12,6 +12,7 @@ from cikd_cli.data.sources import DataSource, data_name
 from cikd_cli.engine.optim import ALI_NO_DECAY
 from cikd_cli.engine.precision import DTYPES, choose_precision
 from cikd_cli.errors import CikdError
+from cikd_cli.kernels.relation_kl import why_not_fused
 from cikd_cli.methods.ali import Ali, learning_objective_block
 from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.weights import ModelSpec
@@ -109,6 +110,7 @@ def build(config: AliConfig, device: torch.device) -> Job:
             ("student", f"{config.student} {describe_network(spec, student)}, {_origin(parents)}"),
             ("data", describe_data(source, config)),
             ("relations", _describe_relations(config, pairs, source)),
+            *_describe_kernel(device, DTYPES[precision], teacher_spec, spec),
         ],
     )
 
@@ -148,6 +150,16 @@ def _student(config: AliConfig, teacher: ModelSpec) -> tuple[VisionTransformer, 
                 hint="leave --from out, or take the teacher the student was made for",
             )
     return student, spec, [run]
+
+
+def _describe_kernel(
+    device: torch.device, dtype: torch.dtype, teacher: ModelSpec, student: ModelSpec
+) -> list[tuple[str, str]]:
+    """On a GPU, whether the loss is fused, or why not."""
+    if device.type != "cuda":
+        return []
+    reason = why_not_fused(device, dtype, width=max(m.width // min(m.heads) for m in (teacher, student)))
+    return [("loss", "fused in Triton" if reason is None else f"a few images at a time ({reason})")]
 
 
 def _origin(parents: list[RunDir]) -> str:

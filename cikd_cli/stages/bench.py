@@ -12,7 +12,7 @@ import torch
 from cikd_cli.bench.measure import Contest, measure
 from cikd_cli.bench.networks import Case
 from cikd_cli.bench.timing import matrix_peak
-from cikd_cli.config import BenchConfig
+from cikd_cli.config_bench import BenchConfig
 from cikd_cli.console import Reporter, duration, quantity
 from cikd_cli.engine.distributed import Hardware, choose_hardware
 from cikd_cli.engine.precision import choose_precision
@@ -55,8 +55,8 @@ def _contests(what: list[str], case: Case, device: torch.device) -> dict[str, Ca
         "ali": partial(step_contest, case, "ali", device),
         "lm": partial(step_contest, case, "lm", device),
         "relation-kl": partial(relation_contest, case, device),
-        "views ali": partial(views_contest, case, "ali"),
-        "views lm": partial(views_contest, case, "lm"),
+        "views ali": partial(views_contest, case, "ali", device),
+        "views lm": partial(views_contest, case, "lm", device),
     }
     return {name: make for name, make in makers.items() if (name.split()[0]) in what}
 
@@ -137,5 +137,5 @@ def _notes(results: list[dict[str, Any]]) -> list[str]:
     elif any("memory_source" in result for result in results):
         notes.append("memory: the most that a step allocated beyond weights and moments")
     if any("hours" in result for result in results):
-        notes.append("whole run: its steps alone, at this pace; cached: once the logits of all views are on disk")
+        notes.append("whole run: its steps alone, at this pace; cached: with --teacher-cache, once it knows all views")
     return notes

@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from cikd_cli.analysis.growth import Curve, plot_growth
 from cikd_cli.bench.measure import measure
 from cikd_cli.bench.networks import Case, Stage, build_teacher
-from cikd_cli.config import BenchConfig
+from cikd_cli.config_bench import BenchConfig
 from cikd_cli.console import Reporter
 from cikd_cli.errors import CikdError
 from cikd_cli.files import to_json, write_atomically

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from functools import partial
 from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from cikd_cli.bench.networks import Case, Stage, build_method, build_rival
 from cikd_cli.bench.reference import load_reference
 from cikd_cli.bench.timing import Act
 from cikd_cli.bench.work import random_taps, relation_losses, relation_work, step_work, tap_shapes
-from cikd_cli.data.loader import Batch
+from cikd_cli.data.batch import Batch
 from cikd_cli.data.sources import DataSource, Split
 from cikd_cli.data.views import normalise
 from cikd_cli.engine.distributed import World
@@ -24,6 +26,8 @@ from cikd_cli.engine.precision import DTYPES, autocast, choose_precision
 from cikd_cli.engine.totals import Totals
 from cikd_cli.methods.ali import Ali
 from cikd_cli.methods.lm import LogitMimicking
+from cikd_cli.models.frozen import FrozenTeacher
+from cikd_cli.models.teacher_cache import TeacherCache
 from cikd_cli.models.weights import HALF, ModelSpec
 from cikd_cli.options import RunOptions
 from cikd_cli.stages.job import Job, trainable_groups
@@ -31,15 +35,13 @@ from cikd_cli.stages.prepare import prepare
 
 
 def step_contest(case: Case, stage: Stage, device: torch.device) -> Contest:
-    """One optimizer step of a stage. "cached": with the teacher's logits known, as after the first run of many."""
+    """One optimizer step of a stage. "cached": with --teacher-cache, when it knows the views already."""
     training = _training(case, stage, device)
     batch = next(training.loader.batches(0, 1)).to(device)
     entrants: dict[str, Act] = {"reference": _reference_step(case, stage, training, batch, device)}
     entrants["tool"] = _own_step(training, batch, device)
     if stage == "lm":
-        assert isinstance(training.method, LogitMimicking)
-        logits = training.method.teacher.logits(normalise(batch.images, HALF, HALF))
-        entrants["cached"] = _own_step(_training(case, stage, device, logits), batch, device)
+        entrants["cached"] = _own_step(_with_full_cache(case, training, batch, device), batch, device)
     return Contest(stage, len(batch.index), entrants, step_work(case, stage, training.precision, device))
 
 
@@ -59,13 +61,16 @@ def relation_contest(case: Case, device: torch.device) -> Contest:
     return Contest("relation-kl", case.ali.batch_size, entrants, relation_work(case, precision))
 
 
-def views_contest(case: Case, stage: Stage) -> Contest:
-    """One batch of views in one process: floats, as the reference feeds them, against the bytes that a step takes."""
+def views_contest(case: Case, stage: Stage, device: torch.device) -> Contest:
+    """One batch of views in one process: floats, as the reference feeds them, against the bytes that a step takes.
+
+    The tool makes them where a run would: on a GPU with room for the images there, else image by image.
+    """
     rival, config = load_reference(), case.stage(stage)
     view = rival.AliViews(config.image_size) if stage == "ali" else rival.LmViews(config.image_size)
     images = list(_random_source(case, config.batch_size).train.items)
     logits = torch.zeros(config.batch_size, case.num_classes)  # no teacher is needed to make views
-    loader = _training(case, "lm", torch.device("cpu"), logits, views_of=stage).loader
+    loader = _training(case, "lm", device, logits, views_of=stage).loader
     steps = count()
 
     def tool() -> object:
@@ -95,6 +100,20 @@ def _training(
         scored=False,
     )
     return prepare(job, World(device), RunOptions(workers=0))
+
+
+def _with_full_cache(case: Case, training: Training, batch: Batch, device: torch.device) -> Training:
+    """A run like `training` whose cache knows the batch; its folder is gone as soon as that is in memory."""
+    teacher = training.method.teacher
+    assert isinstance(teacher, FrozenTeacher)
+    cached = _training(case, "lm", device, torch.zeros(len(batch.index), case.num_classes))
+    assert isinstance(cached.method, LogitMimicking)
+    with TemporaryDirectory() as folder:
+        cache = TeacherCache(Path(folder), {}, images=len(batch.index), classes=case.num_classes)
+        cache.logits(teacher, normalise(batch.images, HALF, HALF), batch.index, cached.config.epochs)
+        cache.flush()
+    cached.method.teacher, cached.method.cache = teacher, cache
+    return cached
 
 
 def _own_step(training: Training, batch: Batch, device: torch.device) -> Act:

@@ -87,7 +87,9 @@ def _carry_out(step: Request, found: RunDir | None, tag: str, out: Reporter) -> 
     module = import_module(STAGES[step.stage].module)
     if found is not None:
         out.line(f"── cikd {step.stage} --resume {found.path}")
-        kept = {key: getattr(options, key) for key in ("gpus", "processes", "workers", "runs_dir", "save_every")}
+        kept = {
+            key: getattr(options, key) for key in ("gpus", "processes", "workers", "views", "runs_dir", "save_every")
+        }
         again = RunOptions(**kept, quiet=options.quiet, as_json=options.as_json, resume=str(found.path))
         summary = module.run(Request(step.stage, options=again, argv=step.argv, curriculum=tag))
     else:

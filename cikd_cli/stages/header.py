@@ -20,7 +20,7 @@ from cikd_cli.options import Request, Resolved
 from cikd_cli.runs import RunDir
 from cikd_cli.stages.job import Job
 
-_SHOWN_ABOVE = ("data", "data_root", "teacher", "from_run", "seed")
+_SHOWN_ABOVE = ("data", "data_root", "teacher", "from_run", "teacher_cache", "seed")
 
 
 def record(request: Request, job: Job, hardware: Hardware, recipe: str | None) -> dict[str, Any]:

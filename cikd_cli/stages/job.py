@@ -11,8 +11,10 @@ from torch import nn
 from cikd_cli.config import DataConfig, StudentConfig, TrainingConfig
 from cikd_cli.console import Reporter
 from cikd_cli.data.sources import DataSource, load_source
+from cikd_cli.data.views import ViewLaw
 from cikd_cli.engine.optim import parameter_groups
 from cikd_cli.errors import CikdError
+from cikd_cli.models.teacher_cache import TeacherCache
 from cikd_cli.models.vit import create_student
 from cikd_cli.models.weights import HALF, ModelSpec, load_model
 from cikd_cli.runs import RunDir
@@ -34,10 +36,24 @@ class Job:
     spec: ModelSpec
     groups: list[dict[str, Any]]
     two_views: bool = False
+    views_per_image: int = 0
+    teacher_cache: TeacherCache | None = None
     scored: bool = True
     parents: list[RunDir] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
     examine: Callable[[Reporter], None] | None = None
+
+
+def view_law(config: TrainingConfig) -> ViewLaw:
+    """How the views of a config are made."""
+    return ViewLaw(
+        image_size=config.image_size,
+        crop_scale=config.crop_scale,
+        interpolation=config.interpolation,
+        flip=config.flip,
+        jitter=config.jitter,
+        augment=config.augment,
+    )
 
 
 def open_source(config: DataConfig, *, labelled: bool = True) -> DataSource:

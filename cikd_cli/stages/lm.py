@@ -15,6 +15,7 @@ from cikd_cli.errors import CikdError
 from cikd_cli.methods.lm import LogitMimicking
 from cikd_cli.methods.supervised import Supervised
 from cikd_cli.models.frozen import FrozenTeacher
+from cikd_cli.models.teacher_cache import TeacherCache
 from cikd_cli.models.weights import ModelSpec
 from cikd_cli.options import Request
 from cikd_cli.runs import RunDir
@@ -30,6 +31,7 @@ from cikd_cli.stages.job import (
     open_teacher,
     trainable_groups,
 )
+from cikd_cli.stages.teacher_cache import Facts, open_cache
 
 
 def run(request: Request) -> dict[str, Any]:
@@ -72,20 +74,13 @@ def build(config: LmConfig, device: torch.device) -> Job:
     student, spec, came_from = _student(config, teacher_spec, source.classes)
     parents += came_from
     method: nn.Module
+    cache: TeacherCache | None = None
+    cached: Facts = []
     if config.distill:
         assert teacher is not None
         frozen = FrozenTeacher(teacher, device=device, dtype=DTYPES[precision])
-        method = LogitMimicking(
-            student,
-            frozen,
-            mean=spec.mean,
-            std=spec.std,
-            **config.model_dump(
-                include={
-                    "alpha", "w_tckd", "temperature", "nckd_weighting", "kd_t2", "kd_warmup_epochs", "smoothing",
-                }
-            ),
-        )  # fmt: skip
+        cache, cached = open_cache(config, source, spec, parents[0], precision=precision, device=device.type)
+        method = _distillation(config, student, frozen, spec, cache)
     else:
         method = Supervised(student, mean=spec.mean, std=spec.std, smoothing=config.smoothing)
     start = f"trunk from {came_from[0].path}" if came_from else "from scratch"
@@ -96,6 +91,7 @@ def build(config: LmConfig, device: torch.device) -> Job:
         ),
         ("data", describe_data(source, config)),
         ("objective", _describe_objective(config, len(source.classes))),
+        *cached,
     ]
     return Job(
         config=config,
@@ -104,9 +100,23 @@ def build(config: LmConfig, device: torch.device) -> Job:
         model=student,
         spec=spec,
         groups=trainable_groups(student, config, LABEL_NO_DECAY),
+        views_per_image=config.views_per_image,
+        teacher_cache=cache,
         parents=parents,
         facts=facts,
     )
+
+
+def _distillation(
+    config: LmConfig, student: VisionTransformer, teacher: FrozenTeacher, spec: ModelSpec, cache: TeacherCache | None
+) -> LogitMimicking:
+    settings = config.model_dump(
+        include={
+            "alpha", "w_tckd", "temperature", "nckd_weighting", "kd_t2", "kd_warmup_epochs", "smoothing",
+            "views_per_image",
+        }
+    )  # fmt: skip
+    return LogitMimicking(student, teacher, mean=spec.mean, std=spec.std, cache=cache, **settings)
 
 
 def _student(

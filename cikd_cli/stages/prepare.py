@@ -10,8 +10,9 @@ from timm.models.vision_transformer import VisionTransformer
 
 from cikd_cli.console import Reporter, duration
 from cikd_cli.data.decode import DecodedSplit
+from cikd_cli.data.device_loader import DeviceLoader, fits
 from cikd_cli.data.loader import TrainLoader, eval_batches
-from cikd_cli.data.views import ViewLaw
+from cikd_cli.engine.compilation import compile_blocks, worth_compiling
 from cikd_cli.engine.distributed import Hardware, World
 from cikd_cli.engine.evaluate import predict, topk_hits
 from cikd_cli.engine.fit import Training, train_step
@@ -19,7 +20,7 @@ from cikd_cli.engine.precision import choose_attention, choose_precision
 from cikd_cli.models.weights import encode_model
 from cikd_cli.options import RunOptions
 from cikd_cli.stages import header
-from cikd_cli.stages.job import Job
+from cikd_cli.stages.job import Job, view_law
 
 
 def prepare(job: Job, world: World, options: RunOptions) -> Training:
@@ -28,34 +29,35 @@ def prepare(job: Job, world: World, options: RunOptions) -> Training:
     precision = choose_precision(config.precision, world.device)
     choose_attention(job.method, precision, world.device)
     job.method.to(world.device)
-    if config.compile:
-        for block in job.model.blocks:
-            block.compile()
     limit = config.cache_mb // world.size  # each process keeps its own
     decoded = DecodedSplit(job.source.train, decode_size=config.decode_size, limit_mb=limit)
+    loader = _loader(job, decoded, world, options)
     if world.first:
-        job.facts.append(("images", decoded.describe()))
-    loader = TrainLoader(
-        decoded,
-        ViewLaw(
-            image_size=config.image_size,
-            crop_scale=config.crop_scale,
-            interpolation=config.interpolation,
-            flip=config.flip,
-            jitter=config.jitter,
-            augment=config.augment,
-        ),
-        batch_size=config.batch_size,
-        seed=config.seed,
-        two_views=job.two_views,
-        rank=world.rank,
-        size=world.size,
-        workers=options.workers,
-    )
+        place = f"views made on {world.device.type}, a batch at a time" if isinstance(loader, DeviceLoader) else ""
+        job.facts.append(("images", " · ".join(filter(None, (decoded.describe(), place)))))
     training = Training(config, job.method, job.model, job.groups, loader, precision)
+    if worth_compiling(config.compile, world.device, steps=training.steps):
+        compile_blocks(job.method, job.model)
+        training.compiling = True
     if job.scored:
         training.evaluate = _scorer(job, world, precision)
     return training
+
+
+def _loader(job: Job, decoded: DecodedSplit, world: World, options: RunOptions) -> TrainLoader | DeviceLoader:
+    """Views made where --views says; by itself on a GPU with room for the images, else image by image."""
+    config = job.config
+    shape: dict[str, Any] = {
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+        "two_views": job.two_views,
+        "views_per_image": job.views_per_image,
+        "rank": world.rank,
+        "size": world.size,
+    }
+    if options.views == "device" or (options.views == "auto" and fits(decoded, world.device)):
+        return DeviceLoader(decoded, view_law(config), device=world.device, **shape)
+    return TrainLoader(decoded, view_law(config), workers=options.workers, **shape)
 
 
 def _scorer(job: Job, world: World, precision: str) -> Callable[[VisionTransformer], dict[str, float]] | None:

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from cikd_cli.config import StageConfig
 from cikd_cli.console import Reporter, reporter
+from cikd_cli.data.batch import Batch
 from cikd_cli.data.decode import DecodedSplit
-from cikd_cli.data.loader import Batch, epoch_order, eval_batches
+from cikd_cli.data.loader import eval_batches
+from cikd_cli.data.order import epoch_order
 from cikd_cli.data.sources import DataSource, Split, load_source
 from cikd_cli.data.views import normalise
 from cikd_cli.data.workers import auto_workers

@@ -24,6 +24,7 @@ from cikd_cli.runs import RunDir, all_runs
 from cikd_cli.stages import STAGES, header
 from cikd_cli.stages.job import Job
 from cikd_cli.stages.prepare import dry_run, prepare
+from cikd_cli.stages.teacher_cache import cache_folder
 
 Build = Callable[[Any, torch.device], Job]
 
@@ -58,7 +59,7 @@ def run(request: Request, config_class: type[TrainingConfig], *, inherit: Inheri
         inherited_from=str(inherited.parent.path) if inherited.parent else None,
     )
     numbering.check_free(Path(options.runs_dir), options.name, stage=request.stage)
-    job = build(_settle(resolved.config, hardware), hardware.device)
+    job = build(_settle(resolved.config, hardware, Path(options.runs_dir)), hardware.device)
     training = prepare(job, World(hardware.device, size=hardware.processes), options)
     if job.examine is not None:
         job.examine(out)
@@ -78,13 +79,16 @@ def run(request: Request, config_class: type[TrainingConfig], *, inherit: Inheri
     return _train(run_dir, job, training, hardware, options, out)
 
 
-def _settle(config: Any, hardware: Hardware) -> Any:
+def _settle(config: Any, hardware: Hardware, runs_dir: Path) -> Any:
     """The config as a run keeps it: whole paths, so that another folder or a worker reads the same, and no `auto`."""
     paths = {"data_root": str(Path(config.data_root).expanduser().resolve())}
     if config.data is not None:
         paths["data"] = data_name(config.data)
     if config.teacher is not None and Path(config.teacher).exists():
         paths["teacher"] = str(Path(config.teacher).resolve())
+    cache = cache_folder(config, runs_dir)
+    if cache is not None:
+        paths["teacher_cache"] = cache
     return config.model_copy(update={**paths, "precision": choose_precision(config.precision, hardware.device)})
 
 
@@ -136,6 +140,8 @@ def execute(run_dir: RunDir, job: Job, training: Training, world: World, options
         training.keep_best = lambda model: write_atomically(
             run_dir.path / "model-best.safetensors", encode_model(model, job.spec)
         )
+    if job.teacher_cache is not None:
+        training.flush, job.teacher_cache.warn = job.teacher_cache.flush, out.warn
     outcome = fit(training, run_dir, world, out, save_every=options.save_every)
     if not world.first:
         return

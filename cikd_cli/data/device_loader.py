@@ -1,0 +1,79 @@
+"""Batches of views made whole, on the device where the decoded images stay: nothing but row numbers goes there."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cikd_cli.data.batch import Batch
+from cikd_cli.data.batched import batched_views
+from cikd_cli.data.decode import DecodedSplit
+from cikd_cli.data.order import Steps
+from cikd_cli.data.views import ViewLaw, uniforms, view_epoch
+
+SHARE = 0.25  # of a GPU's free memory that decoded images may take without being asked
+
+
+def fits(decoded: DecodedSplit, device: torch.device) -> bool:
+    """Whether the decoded images may stay on a GPU beside the networks and what they compute."""
+    if device.type != "cuda" or not decoded.in_memory:
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return decoded.nbytes <= SHARE * free
+
+
+class DeviceLoader:
+    """The batches of TrainLoader, byte for byte, made on `device`; the split has to be in memory."""
+
+    workers = 0
+
+    def __init__(
+        self,
+        decoded: DecodedSplit,
+        law: ViewLaw,
+        *,
+        device: torch.device,
+        batch_size: int,
+        seed: int,
+        two_views: bool,
+        views_per_image: int = 0,
+        rank: int = 0,
+        size: int = 1,
+    ) -> None:
+        self._steps = Steps(seed, len(decoded), batch_size, rank, size)
+        self.steps_per_epoch = self._steps.per_epoch
+        self._labels, self._law, self._two_views = decoded.labels, law, two_views
+        self._seed, self._views_per_image = seed, views_per_image
+        pixels = decoded.pixels()
+        self._images: Tensor | list[Tensor]
+        if isinstance(pixels, list):
+            self._images = [_planes(torch.tensor(image).to(device)) for image in pixels]
+        else:
+            self._images = _planes(torch.tensor(pixels).to(device))
+
+    def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+        """Steps start_step..stop_step-1, counted over all epochs."""
+        self._steps.span = (start_step, stop_step)
+        shown, table = -1, np.empty((0, 0))
+        for items in self._steps:
+            epoch = view_epoch(items[0][0], self._views_per_image)
+            if epoch != shown:
+                shown, table = epoch, uniforms(self._seed, epoch, len(self._labels))
+            yield self._batch(np.array([index for _, index in items], dtype=np.int64), table)
+
+    def _batch(self, index: NDArray[np.int64], table: NDArray[np.float64]) -> Batch:
+        images: Tensor | list[Tensor]
+        if isinstance(self._images, list):
+            images = [self._images[i] for i in index.tolist()]
+        else:
+            images = self._images.index_select(0, torch.from_numpy(index).to(self._images.device))
+        rows = torch.from_numpy(table[index])
+        student, teacher = batched_views(images, rows, self._law, two=self._two_views)
+        return Batch(student, torch.from_numpy(self._labels[index]), teacher, torch.from_numpy(index))
+
+
+def _planes(pixels: Tensor) -> Tensor:
+    """(..., H, W, 3) to (..., 3, H, W)."""
+    return pixels.movedim(-1, -3).contiguous()

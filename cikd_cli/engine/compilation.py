@@ -1,0 +1,34 @@
+"""torch.compile of the blocks of teacher and student: when it pays, and for what."""
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+
+from cikd_cli.models.frozen import FrozenTeacher
+
+# Compiling takes about a minute. A guess, not a measurement: 2,000 steps are about ten of ViT-Tiny at batch 256.
+WORTH_STEPS = 2000
+
+
+def worth_compiling(wanted: bool | None, device: torch.device, *, steps: int) -> bool:
+    """What the user said; if nothing, only on a GPU with Triton, for a run long enough to earn the minute back.
+
+    On a CPU it is off: there compiled blocks gained 6 to 12 % and took over 30 s (docs/benchmarks.md).
+    """
+    if wanted is not None:
+        return wanted
+    return device.type == "cuda" and steps >= WORTH_STEPS and find_spec("triton") is not None
+
+
+def compile_blocks(method: nn.Module, model: nn.Module, *, backend: str = "inductor") -> None:
+    """Compile every block of the network under training and of the method's teacher, in place, for fixed shapes.
+
+    Block by block, not the whole network: blocks share their code, so one compilation serves all that look alike.
+    """
+    teacher = getattr(method, "teacher", None)
+    networks: list[Any] = [model, teacher.vit] if isinstance(teacher, FrozenTeacher) else [model]
+    for network in networks:
+        for block in network.blocks:
+            block.compile(dynamic=False, backend=backend)
