@@ -181,6 +181,7 @@ def test_the_summary_has_a_result_of_each_entrant_with_medians_within_the_rounds
         if "flops_per_image" in result:
             assert result["memory_source"] == "counted"
             assert result["memory_bytes"] > 0
+            assert result["peak_share"] == pytest.approx(result["flops_per_second"] / told["matrix_peak_flops"])
         if result["what"] in ("ali", "lm"):
             assert result["hours"] == pytest.approx(3 * 1000 / result["images_per_second"] / 3600)
 

@@ -23,17 +23,17 @@ class Contest:
     work: dict[str, Work]
 
 
-def measure(contest: Contest, *, rounds: int, device: torch.device, peak: float | None) -> list[dict[str, Any]]:
+def measure(contest: Contest, *, rounds: int, device: torch.device) -> list[dict[str, Any]]:
     """A result of each entrant, the reference first; one for which a GPU has no memory has "out_of_memory" alone.
 
     seconds: of one act, by round. speedup: the reference's seconds over its own, round by round: median, min, max.
     memory_bytes: on a GPU the most that an act allocated, else what its forward and backward would hold, counted
-    without running them. peak_share: of `peak` floating-point operations a second.
+    without running them. flops_per_second: of matrix products.
     """
     timed = interleaved(contest.entrants, rounds=rounds, device=device)
     return [
         {"what": contest.name, "entrant": name, "batch_size": contest.images}
-        | (_pace(contest, timed, name) | _cost(contest, timed[name], name, device, peak))
+        | (_pace(contest, timed, name) | _cost(contest, timed[name], name, device))
         if name in timed
         else {"what": contest.name, "entrant": name, "batch_size": contest.images, "out_of_memory": True}
         for name in contest.entrants
@@ -50,15 +50,11 @@ def _pace(contest: Contest, timed: dict[str, list[float]], name: str) -> dict[st
     }
 
 
-def _cost(
-    contest: Contest, seconds: list[float], name: str, device: torch.device, peak: float | None
-) -> dict[str, Any]:
+def _cost(contest: Contest, seconds: list[float], name: str, device: torch.device) -> dict[str, Any]:
     if name not in contest.work:
         return {}
     flops = contest.work[name].flops()
-    cost: dict[str, Any] = {"flops_per_image": flops}
-    if peak is not None:
-        cost["peak_share"] = flops * contest.images / statistics.median(seconds) / peak
+    cost = {"flops_per_image": flops, "flops_per_second": flops * contest.images / statistics.median(seconds)}
     if device.type == "cuda":
         used = measured_peak_bytes(contest.entrants[name], device)
         return cost | {"memory_bytes": used, "memory_source": "measured"}

@@ -39,7 +39,7 @@ def run(case: Case, config: BenchConfig, device: torch.device, out: Reporter) ->
         found[axis] = []
         for value, stage in product(values, there):
             contest = step_contest(case.but(**{axis: value}), stage, device)
-            results = measure(contest, rounds=min(config.rounds, ROUNDS), device=device, peak=None)
+            results = measure(contest, rounds=min(config.rounds, ROUNDS), device=device)
             found[axis] += [{"value": value} | result for result in results]
         if found[axis]:
             _print(out, axis, found[axis])
