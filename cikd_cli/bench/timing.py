@@ -14,7 +14,7 @@ Act = Callable[[], object]
 
 WARM_UP = 2  # calls: kernels are chosen, moments and caches made
 SHORTEST = 0.05  # seconds of one measurement; quicker calls are repeated
-REPEATS_OF_PEAK = 5
+REPEATS_OF_PEAK = 3
 
 
 def interleaved(entrants: Mapping[str, Act], *, rounds: int, device: torch.device) -> dict[str, list[float]]:
@@ -51,7 +51,7 @@ def matrix_peak(precision: str, device: torch.device) -> float:
     def act() -> object:
         return torch.mm(a, a, out=product)
 
-    _timed(act, WARM_UP, device)
+    act()
     return float(2 * size**3 / min(_timed(act, 1, device) for _ in range(REPEATS_OF_PEAK)))
 
 
