@@ -15,7 +15,7 @@ import typer
 
 from cikd_cli import __version__, lineage
 from cikd_cli.chain import check_resume, inherited_settings, resolve_curriculum, with_recipe_of
-from cikd_cli.config import StageConfig
+from cikd_cli.config import CurriculumConfig, StageConfig, TrainingConfig
 from cikd_cli.console import Reporter, reporter, show_error, show_output
 from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, CikdError
 from cikd_cli.files import disk_error, to_json
@@ -193,7 +193,8 @@ def _add(
 
 
 for _stage in STAGES.values():
-    _add(app, _stage, _run_stage, RESULTS_PANEL if _stage.arguments != "none" else CURRICULUM_PANEL)
+    _trains = issubclass(_stage.config, TrainingConfig | CurriculumConfig)
+    _add(app, _stage, _run_stage, CURRICULUM_PANEL if _trains else RESULTS_PANEL)
     _add(config_app, _stage, _show_config, None)
 
 

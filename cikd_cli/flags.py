@@ -33,6 +33,7 @@ _METAVARS = {
     "teacher_cache": "DIR|auto",
     "resume": "RUN",
     "gpus": "N|all|0,2|cpu",
+    "what": "WORD,...",
 }
 _WORDS = {int: "INT", float: "FLOAT", str: "TEXT"}
 

@@ -100,6 +100,8 @@ def _tuple_wish(config_class: type[BaseModel], key: str) -> str | None:
             members = typing.get_args(kind)
             if typing.get_origin(members[0]) is tuple:
                 return "pairs of block numbers such as 1:1,10:12"
+            if Ellipsis in members:
+                return "whole numbers from 1, with commas between"
             return f"{len(members)} numbers with commas between"
     return None
 

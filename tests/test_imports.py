@@ -17,6 +17,7 @@ HEAVY = ("torch", "torchvision", "timm", "sklearn", "matplotlib", "numpy", "scip
 GROUND = {
     "errors",
     "config",
+    "config_bench",
     "console",
     "files",
     "locks",
@@ -39,6 +40,7 @@ THIRD = {
     "methods": {"kernels", "models", "data"},
     "analysis": {"kernels", "models", "data", "methods"},
     "engine": {"methods", "kernels", "models", "data"},
+    "bench": {"engine", "methods", "kernels", "models", "data"},
 }
 TORCH_FREE = [*sorted(GROUND | TOP), "stages/__init__"]
 

@@ -57,14 +57,15 @@ class LogitMimicking(nn.Module):
     def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         """{"ce", "tckd", "nckd"}: scalars; their sum is the objective of spec 1.7."""
         images = normalise(batch.images, self.mean, self.std)
+        weight = warmup_weight(epoch, self.kd_warmup_epochs)
+        # no teacher in the first epoch, which distils nothing; else it comes before the student, so that what it needs
+        # for a moment is not on top of what the student keeps for backward
+        teacher = self.teacher_logits(images, batch.index, epoch) if weight else None
         student = class_logits(self.student, images)
         terms = {"ce": cross_entropy(student, batch.targets, smoothing=self.smoothing)}
-        weight = warmup_weight(epoch, self.kd_warmup_epochs)
-        if weight == 0:  # the first epoch distils nothing, so it need not pay for the teacher
+        if teacher is None:
             return terms | {"tckd": terms["ce"].detach() * 0, "nckd": terms["ce"].detach() * 0}
-        distilled = decoupled_kd(
-            student, self.teacher_logits(images, batch.index, epoch), batch.targets, **self.distillation
-        )
+        distilled = decoupled_kd(student, teacher, batch.targets, **self.distillation)
         return terms | {
             "tckd": weight * self.w_tckd * distilled["tckd"],
             "nckd": weight * distilled["nckd"],
@@ -112,9 +113,9 @@ def _decouple(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tens
     """log p of the target (B,), of all the rest (B,), and among the rest (B, C - 1)."""
     z = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32) / temperature
     classes = z.shape[1]
-    is_target = torch.arange(classes, device=z.device) == targets[:, None]
-    target = z[is_target]
-    others = z[~is_target].view(len(z), classes - 1)
+    target = z.gather(1, targets[:, None]).squeeze(1)
+    columns = torch.arange(classes - 1, device=z.device)  # gathered, not masked: a GPU waits for the size of a mask
+    others = z.gather(1, columns + (columns >= targets[:, None]))
     rest = others.logsumexp(dim=1)
     # log p = z_y - logsumexp(z) loses its digits for a confident network; log-sigmoid of the margin keeps them
     return F.logsigmoid(target - rest), F.logsigmoid(rest - target), others - rest[:, None]

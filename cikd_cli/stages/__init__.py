@@ -16,6 +16,7 @@ from cikd_cli.config import (
     MadConfig,
     StageConfig,
 )
+from cikd_cli.config_bench import BenchConfig
 
 _SHARED = ("config", "set", "gpus", "workers", "runs_dir", "quiet", "as_json")
 _TRAINING = (*_SHARED, "recipe", "processes", "views", "name", "resume", "save_every", "dry_run")
@@ -122,6 +123,21 @@ _ALL = (
         ("cikd cka runs/lm-001", "cikd cka runs/lm-001 runs/lm-002 --teacher runs/teacher-001"),
         arguments="runs",
         options=_SHARED,
+    ),
+    Stage(
+        "bench",
+        "cikd_cli.stages.bench",
+        BenchConfig,
+        "",
+        "Speed and memory of the training steps on this machine, beside the authors' steps, on random weights and "
+        "images. With a recipe, the hours that its epochs take.",
+        (
+            "cikd bench",
+            "cikd bench --recipe cifar100",
+            "cikd bench --what ali,relation-kl --batch-size 8 --precision fp32",
+            "cikd bench --sweep",
+        ),
+        options=("config", "set", "recipe", "gpus", "quiet", "as_json"),
     ),
 )
 

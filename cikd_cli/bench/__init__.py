@@ -1,0 +1,1 @@
+"""What a training step costs: timed against the authors' step, and counted without running it."""

@@ -1,0 +1,109 @@
+"""`cikd bench --sweep`: pace and memory of the steps over batch, image size and LOB, one at a time around the base."""
+
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from cikd_cli.analysis.growth import Curve, plot_growth
+from cikd_cli.bench.measure import measure
+from cikd_cli.bench.networks import Case, Stage, build_teacher
+from cikd_cli.config_bench import BenchConfig
+from cikd_cli.console import Reporter
+from cikd_cli.errors import CikdError
+from cikd_cli.files import to_json, write_atomically
+from cikd_cli.stages.contest import step_contest
+
+ALL_STAGES: tuple[Stage, ...] = ("ali", "lm")
+ROUNDS = 3  # at most: many places, and a line through them shows what is noise
+STEM = Path("bench-sweep")
+AXES = {"batch_size": "batch size", "image_size": "image size, pixels", "lob": "learning objective block"}
+
+# (on a GPU, on a CPU): on two cores the whole sweep takes minutes, on a GPU it goes as far as the paper's batches
+BATCHES = ((8, 32, 64, 128, 256, 512), (1, 2, 4, 8))
+SIZES = ((112, 160, 224, 288, 384), (112, 160, 224))
+LOBS = ((1, 2, 4, 6, 8, 10, 12), (1, 4, 7, 10, 12))
+
+
+def run(case: Case, config: BenchConfig, device: torch.device, out: Reporter) -> dict[str, Any]:
+    """Measure every place, print tables, write bench-sweep.json, .png and .svg; {"sweep": results by axis}."""
+    stages: list[Stage] = [stage for stage in ALL_STAGES if stage in config.what.split(",")]
+    if not stages:
+        raise CikdError(f"--sweep times steps, and --what {config.what} has none.", hint="--what ali,lm")
+    found: dict[str, list[dict[str, Any]]] = {}
+    for axis, values in _values(config, build_teacher(case), device).items():
+        there: list[Stage] = [stage for stage in stages if stage == "ali" or axis != "lob"]
+        found[axis] = []
+        for value, stage in product(values, there):
+            contest = step_contest(case.but(**{axis: value}), stage, device)
+            results = measure(contest, rounds=min(config.rounds, ROUNDS), device=device)
+            found[axis] += [{"value": value} | result for result in results]
+        if found[axis]:
+            _print(out, axis, found[axis])
+    summary = {"sweep": {axis: results for axis, results in found.items() if results}}
+    write_atomically(STEM.with_name(f"{STEM.name}.json"), (to_json(summary, indent=2) + "\n").encode())
+    panels = [(AXES[axis], _curves(results)) for axis, results in summary["sweep"].items()]
+    pictures = plot_growth(STEM, panels, memory="measured" if device.type == "cuda" else "counted")
+    out.fields([("pictures", "  ".join(map(str, pictures)))])
+    return summary
+
+
+def pace(result: dict[str, Any]) -> str:
+    """Images a second, as a cell."""
+    if "out_of_memory" in result:
+        return "no memory"
+    value = result["images_per_second"]
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def speedup(result: dict[str, Any]) -> str:
+    """How many times the reference's pace, as a cell: median and range of the rounds."""
+    ratio = result.get("speedup")
+    if ratio is None or result["entrant"] == "reference":
+        return ""
+    return f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
+
+
+def memory(result: dict[str, Any]) -> str:
+    """Mebibytes, as a cell."""
+    if "memory_bytes" not in result:
+        return ""
+    size = result["memory_bytes"] / 2**20
+    return f"{size:,.0f} MiB" if size >= 10 else f"{size:.1f} MiB"
+
+
+def _values(config: BenchConfig, teacher: VisionTransformer, device: torch.device) -> dict[str, Sequence[int]]:
+    """Places of each axis; the defaults leave out what the networks cannot have."""
+    of = 0 if device.type == "cuda" else 1
+    patch, depth = teacher.patch_embed.patch_size[0], len(teacher.blocks)
+    return {
+        "batch_size": config.sweep_batches or BATCHES[of],
+        "image_size": config.sweep_sizes or [size for size in SIZES[of] if size % patch == 0],
+        "lob": config.sweep_lobs or [block for block in LOBS[of] if block <= depth],
+    }
+
+
+def _print(out: Reporter, axis: str, results: list[dict[str, Any]]) -> None:
+    rows = [
+        [str(result["value"]), f"{result['what']}, {result['entrant']}", pace(result), speedup(result), memory(result)]
+        for result in results
+    ]
+    out.table([AXES[axis], "", "images/s", "× reference (min to max)", "memory"], rows)
+
+
+def _curves(results: list[dict[str, Any]]) -> list[Curve]:
+    curves = []
+    for what, entrant in dict.fromkeys((result["what"], result["entrant"]) for result in results):
+        own = [result for result in results if (result["what"], result["entrant"]) == (what, entrant)]
+        curves.append(
+            Curve(
+                f"{what}, {entrant}",
+                [result["value"] for result in own],
+                [result.get("images_per_second") for result in own],
+                [result.get("memory_bytes") for result in own],
+            )
+        )
+    return curves

@@ -1,0 +1,171 @@
+"""The entrants of `cikd bench`: the authors' step, and ours as a run would take it, on random weights and images."""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cikd_cli.bench.measure import Contest
+from cikd_cli.bench.networks import Case, Stage, build_method, build_rival
+from cikd_cli.bench.reference import load_reference
+from cikd_cli.bench.timing import Act
+from cikd_cli.bench.work import random_taps, relation_losses, relation_work, step_work, tap_shapes
+from cikd_cli.data.batch import Batch
+from cikd_cli.data.sources import DataSource, Split
+from cikd_cli.data.views import normalise
+from cikd_cli.engine.distributed import World
+from cikd_cli.engine.fit import Training, train_step
+from cikd_cli.engine.optim import ALI_NO_DECAY, LABEL_NO_DECAY
+from cikd_cli.engine.precision import DTYPES, autocast, choose_precision
+from cikd_cli.engine.totals import Totals
+from cikd_cli.methods.ali import Ali
+from cikd_cli.methods.lm import LogitMimicking
+from cikd_cli.models.frozen import FrozenTeacher
+from cikd_cli.models.teacher_cache import TeacherCache
+from cikd_cli.models.weights import HALF, ModelSpec
+from cikd_cli.options import RunOptions
+from cikd_cli.stages.job import Job, trainable_groups
+from cikd_cli.stages.prepare import prepare
+
+
+def step_contest(case: Case, stage: Stage, device: torch.device) -> Contest:
+    """One optimizer step of a stage. "cached": with --teacher-cache, when it knows the views already."""
+    training = _training(case, stage, device)
+    batch = next(training.loader.batches(0, 1)).to(device)
+    entrants: dict[str, Act] = {"reference": _reference_step(case, stage, training, batch, device)}
+    entrants["tool"] = _own_step(training, batch, device)
+    if stage == "lm":
+        entrants["cached"] = _own_step(_with_full_cache(case, training, batch, device), batch, device)
+    return Contest(stage, len(batch.index), entrants, step_work(case, stage, training.precision, device))
+
+
+def relation_contest(case: Case, device: torch.device) -> Contest:
+    """The loss of one pair of blocks, QK and VV, forward and backward, on taps of the step's shapes and type."""
+    precision = choose_precision(case.ali.precision, device)
+    teacher, student = random_taps(tap_shapes(case), case.ali.batch_size, precision, device)
+
+    def act(loss: Callable[..., Tensor]) -> None:
+        for x in student:
+            x.grad = None
+        with autocast(precision, device):
+            total = loss(teacher, student)
+        torch.autograd.backward(total)
+
+    entrants: dict[str, Act] = {name: partial(act, loss) for name, loss in relation_losses().items()}
+    return Contest("relation-kl", case.ali.batch_size, entrants, relation_work(case, precision))
+
+
+def views_contest(case: Case, stage: Stage, device: torch.device) -> Contest:
+    """One batch of views in one process: floats, as the reference feeds them, against the bytes that a step takes.
+
+    The tool makes them where a run would: on a GPU with room for the images there, else image by image.
+    """
+    rival, config = load_reference(), case.stage(stage)
+    view = rival.AliViews(config.image_size) if stage == "ali" else rival.LmViews(config.image_size)
+    images = list(_random_source(case, config.batch_size).train.items)
+    logits = torch.zeros(config.batch_size, case.num_classes)  # no teacher is needed to make views
+    loader = _training(case, "lm", device, logits, views_of=stage).loader
+    steps = count()
+
+    def tool() -> object:
+        step = next(steps)
+        return list(loader.batches(step, step + 1))
+
+    return Contest(
+        f"views {stage}", config.batch_size, {"reference": partial(rival.collate, view, images), "tool": tool}, {}
+    )
+
+
+def _training(
+    case: Case, stage: Stage, device: torch.device, logits: Tensor | None = None, *, views_of: Stage | None = None
+) -> Training:
+    """The engine's view of a run on random images, made as every run's is."""
+    config = case.stage(views_of or stage)
+    precision = choose_precision(config.precision, device)
+    method = build_method(case, stage, device=device, precision=precision, logits=logits)
+    job = Job(
+        config=config,
+        source=_random_source(case, config.batch_size),
+        method=method,
+        model=method.student,
+        spec=ModelSpec.describe(method.student, "student", classes=(), mean=HALF, std=HALF),
+        groups=trainable_groups(method.student, config, ALI_NO_DECAY if stage == "ali" else LABEL_NO_DECAY),
+        two_views=(views_of or stage) == "ali",
+        scored=False,
+    )
+    return prepare(job, World(device), RunOptions(workers=0))
+
+
+def _with_full_cache(case: Case, training: Training, batch: Batch, device: torch.device) -> Training:
+    """A run like `training` whose cache knows the batch; its folder is gone as soon as that is in memory."""
+    teacher = training.method.teacher
+    assert isinstance(teacher, FrozenTeacher)
+    cached = _training(case, "lm", device, torch.zeros(len(batch.index), case.num_classes))
+    assert isinstance(cached.method, LogitMimicking)
+    with TemporaryDirectory() as folder:
+        cache = TeacherCache(Path(folder), {}, images=len(batch.index), classes=case.num_classes)
+        cache.logits(teacher, normalise(batch.images, HALF, HALF), batch.index, cached.config.epochs)
+        cache.flush()
+    cached.method.teacher, cached.method.cache = teacher, cache
+    return cached
+
+
+def _own_step(training: Training, batch: Batch, device: torch.device) -> Act:
+    """`fit`'s step, with its sums, and on a CPU with its look at them."""
+    totals, steps, world = Totals({}, World(device)), count(), World(device)
+    epoch = training.config.epochs  # the teacher has its full weight
+
+    def act() -> None:
+        step = next(steps) % training.steps
+        totals.add(train_step(training, training.method, batch, world, step=step, epoch=epoch))
+        if device.type == "cpu":
+            totals.check_finite(epoch=epoch, step=step, rescue="cikd bench")
+
+    return act
+
+
+def _reference_step(case: Case, stage: Stage, training: Training, batch: Batch, device: torch.device) -> Act:
+    """On the same images and weights, in the same precision."""
+    rival = load_reference()
+    config = case.stage(stage)
+    student, teacher = (vit.to(device) for vit in build_rival(case, stage))
+    inputs = [normalise(batch.images, HALF, HALF)]
+    if stage == "ali":
+        assert isinstance(training.method, Ali)
+        assert batch.teacher_images is not None
+        inputs.append(normalise(batch.teacher_images, HALF, HALF))
+        terms = partial(rival.ali_terms, student, teacher, lob=case.lob)
+    else:
+        inputs.append(batch.targets)
+        terms = partial(rival.lm_terms, student, teacher, smoothing=case.lm.smoothing)
+    step = rival.Step(
+        terms,
+        trainable_groups(student.train(), config, ALI_NO_DECAY if stage == "ali" else LABEL_NO_DECAY),
+        betas=config.betas,
+        dtype=DTYPES[training.precision],
+        device=device,
+    )
+    return partial(step, *inputs, lr=config.lr)
+
+
+def _random_source(case: Case, images: int) -> DataSource:
+    """Noise of the case's source size, with labels in turn."""
+    drawn: Any = np.random.default_rng(0)
+    pixels = drawn.integers(0, 256, (images, case.source_size, case.source_size, 3), dtype=np.uint8)
+    labels = np.arange(images, dtype=np.int64) % case.num_classes
+    return DataSource(
+        classes=(),
+        train=Split(pixels, labels),
+        val=None,
+        test=None,
+        split="noise",
+        name="noise",
+        fingerprint="",
+        skipped=0,
+    )
