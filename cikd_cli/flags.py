@@ -27,7 +27,7 @@ _METAVARS = {
     "runs_dir": "DIR",
     "config": "FILE",
     "set": "KEY=VALUE",
-    "lob": "INT,...|auto",
+    "lob": "INT|auto",
     "pairs": "T:S,...",
     "from_run": "RUN",
     "teacher_cache": "DIR|auto",
