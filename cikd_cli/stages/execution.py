@@ -133,18 +133,19 @@ def stored_config(run_dir: RunDir, config_class: type[StageConfig]) -> Any:
 def _interrupted(runs: Sequence[RunDir]) -> CikdError:
     """What stopped and saved runs say."""
     named = ", ".join(str(run.path) for run in runs)
-    commands = "\n  ".join(resume_command(run) for run in runs)
-    first, it = runs[0], "it" if len(runs) == 1 else "each"
+    first, it, commands = runs[0], "it", f"  {resume_command(runs[0])}"
+    if len(runs) > 1:
+        it, commands = "each", "".join(f"\n  {resume_command(run)}" for run in runs)
     if not any(first.checkpoints.glob("*.safetensors")):
         return CikdError(
             f"{named} stopped before anything could be saved.",
-            hint=f"begin {it} again with  {commands}",
+            hint=f"begin {it} again with{commands}",
             exit_code=EXIT_INTERRUPTED,
         )
     progress = first.record.get("progress") or {"epoch": 0, "epochs": first.config()["epochs"]}
     return CikdError(
         f"{named} stopped after epoch {progress['epoch']} of {progress['epochs']}, and "
         f"{'is' if len(runs) == 1 else 'are'} saved.",
-        hint=f"continue {it} with  {commands}",
+        hint=f"continue {it} with{commands}",
         exit_code=EXIT_INTERRUPTED,
     )
