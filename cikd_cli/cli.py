@@ -8,6 +8,7 @@ import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -195,7 +196,7 @@ def _add(
 for _stage in STAGES.values():
     _trains = issubclass(_stage.config, TrainingConfig | CurriculumConfig)
     _add(app, _stage, _run_stage, CURRICULUM_PANEL if _trains else RESULTS_PANEL)
-    _add(config_app, _stage, _show_config, None)
+    _add(config_app, replace(_stage, several=None), _show_config, None)
 
 
 @app.command("runs", rich_help_panel=RESULTS_PANEL)

@@ -140,7 +140,12 @@ class FinetuneTeacherConfig(TrainingConfig):
 class AliConfig(StudentConfig):
     """`cikd ali`; defaults: spec 1.8, stage 1, first group."""
 
-    lob: int | Literal["auto"] = knob(10, "Learning objective block of the teacher, from 1, or 'auto'.", panel=MODELS)
+    lob: int | Literal["auto"] = knob(
+        10,
+        "Learning objective block of the teacher, from 1, or 'auto'. cikd ali takes several (7,8,9): a student and a "
+        "run each, on one pass of the teacher.",
+        panel=MODELS,
+    )
     pairs: tuple[tuple[int, int], ...] | None = knob(
         None, "Tapped blocks as teacher:student, e.g. 1:1,10:12; none: 1:1 and LOB:last.", panel=MODELS
     )
@@ -149,6 +154,13 @@ class AliConfig(StudentConfig):
     from_run: str | None = knob(None, "Run whose student to start from.", panel=MODELS, flag="--from")
     betas: tuple[float, float] = knob((0.9, 0.95), "AdamW betas.")
     jitter: Triple = knob((0.4, 0.4, 0.4), "Colour jitter of the student's view: brightness, contrast, saturation.")
+
+    @field_validator("lob", mode="before")
+    @classmethod
+    def _check_lob(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) or (isinstance(value, str) and "," in value):
+            raise ValueError("one block here (only cikd ali, by its flag --lob, takes several)")
+        return value
 
     @field_validator("pairs", mode="before")
     @classmethod

@@ -74,12 +74,12 @@ class Bar:
 
 
 class Reporter:
-    """Lines, header fields, tables and progress for people; `attach_log` also appends them to a file."""
+    """Lines, header fields, tables and progress for people; `attach_log` also appends them to files."""
 
     def __init__(self, mode: Mode = "plain", stream: TextIO | None = None) -> None:
         self.mode = mode
         self.stream = sys.stdout if stream is None else stream
-        self._log: Path | None = None
+        self._logs: tuple[Path, ...] = ()
         self._told: deque[str] = deque(maxlen=50)  # before there is a log: the header of a run, if there is to be one
         self._console: Console | None = None
         if mode == "rich":
@@ -87,9 +87,9 @@ class Reporter:
 
             self._console = RichConsole(file=self.stream, highlight=False, markup=False, emoji=False)
 
-    def attach_log(self, path: Path) -> None:
-        """Append to `path` what has been said so far, and from now on everything, without colour."""
-        self._log = Path(path)
+    def attach_log(self, *paths: Path) -> None:
+        """Append to `paths` what has been said so far, and from now on everything, without colour."""
+        self._logs = paths
         for text in self._told:
             self._write_log(text)
         self._told.clear()
@@ -164,10 +164,10 @@ class Reporter:
             _print(text, self.stream)
 
     def _write_log(self, text: str) -> None:
-        if self._log is None:
+        if not self._logs:
             self._told.append(text)
-        else:
-            with self._log.open("a", encoding="utf-8", errors="replace") as log:
+        for path in self._logs:
+            with path.open("a", encoding="utf-8", errors="replace") as log:
                 log.write(text + "\n")
 
 

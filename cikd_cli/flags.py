@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from cikd_cli.chain import CURRICULUM_FLAGS
 from cikd_cli.config import ANALYSIS, DATA, HARDWARE, MODELS, OPTIMISATION, RUN, CurriculumConfig
-from cikd_cli.knobs import choices, kinds, parse
+from cikd_cli.knobs import choices, kinds, parse, parse_list
 from cikd_cli.options import Request, RunOptions, extra, flag_name
 from cikd_cli.recipes import SECTIONS
 from cikd_cli.stages import Stage
@@ -93,13 +93,18 @@ def _request(
     typed: Mapping[str, Any],
     runs: tuple[str, ...],
 ) -> Request:
+    several: dict[str, tuple[Any, ...]] = {}
+    if stage.several and "," in typed.get(stage.several, ""):
+        text = typed[stage.several]
+        several[stage.several] = parse_list(stage.config, stage.several, text, command=stage.command)
+        typed = {**typed, stage.several: text.partition(",")[0]}
     flags: dict[str, Any] = {}
     for config_class in dict.fromkeys(owner for owner, _ in knobs.values()):
         own = {name: typed[name] for name, (owner, _) in knobs.items() if owner is config_class and name in typed}
         flags |= parse(config_class, own, command=stage.command)
     options = {name: value for name, value in typed.items() if name not in knobs}
     parsed = RunOptions(**parse(RunOptions, options, command=stage.command))
-    return Request(stage.command, flags, parsed, tuple(sys.argv), runs)
+    return Request(stage.command, flags, parsed, tuple(sys.argv), runs, several=several)
 
 
 def _parameter(name: str, annotation: Any) -> inspect.Parameter:

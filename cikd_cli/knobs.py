@@ -55,6 +55,22 @@ def parse(config_class: type[Model], values: Mapping[str, Any], *, command: str)
     return {key: getattr(config, key) for key in values}
 
 
+def parse_list(config_class: type[Model], key: str, text: str, *, command: str) -> tuple[Any, ...]:
+    """The numbers of a comma list, each checked as a value of the knob `key`.
+
+    Raises:
+        CikdError: a word among the numbers, a number twice, or a value that the knob refuses.
+    """
+    values = tuple(parse(config_class, {key: word.strip()}, command=command)[key] for word in text.split(","))
+    words = [value for value in values if isinstance(value, str)]
+    if words:
+        raise CikdError(f"{key} {text}: {words[0]} stands alone, a list has numbers only", hint=f"--{key} {words[0]}")
+    if len(set(values)) < len(values):
+        once = ",".join(map(str, dict.fromkeys(values)))
+        raise CikdError(f"{key} {text} names a value twice", hint=f"--{key} {once}")
+    return values
+
+
 def validate(config_class: type[Model], values: Mapping[str, Any], *, command: str) -> Model:
     """A checked config; everything that is wrong is said at once.
 

@@ -43,6 +43,7 @@ class Request:
     """One command line: the stage, the config fields the user typed (parsed), the options, and the RUN arguments.
 
     curriculum: which step of which `cikd run` this is, so that a second `cikd run` finds what the first one made.
+    several: the values of a knob typed as a list, a run each (`cikd ali --lob 7,8`); `flags` holds the first of them.
     """
 
     stage: str
@@ -51,6 +52,7 @@ class Request:
     argv: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
     curriculum: str | None = None
+    several: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

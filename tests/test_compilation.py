@@ -8,7 +8,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from cikd_cli.data.batch import Batch
 from cikd_cli.engine.compilation import WORTH_STEPS, compile_blocks, worth_compiling
 from cikd_cli.engine.evaluate import predict
-from cikd_cli.methods.ali import Ali
+from cikd_cli.methods.ali import Ali, share_teacher
 from cikd_cli.methods.lm import LogitMimicking
 from cikd_cli.models import create_student
 from cikd_cli.models.drop_path import draw, use_draws
@@ -76,6 +76,22 @@ def test_micro_batches_and_evaluation_compile_nothing_more():
         trained.student, [Batch(pixels, torch.zeros(5).long(), None, torch.arange(5))], mean=HALF, std=HALF, device=CPU
     )
     assert counter.frame_count == once
+
+
+def test_a_second_student_on_the_same_teacher_compiles_nothing_more_and_gives_the_same_gradients():
+    torch._dynamo.reset()
+    counter, first = CompileCounterWithBackend("aot_eager"), method("ali")
+    second = Ali(method("ali").student, first.teacher, pairs=((1, 1), (1, 4)), mean=HALF, std=HALF)
+    plain = gradients(second)
+    share_teacher([first, second])
+    for student in (first, second):
+        compile_blocks(student, student.student, backend=counter)
+    gradients(first)
+    once = counter.frame_count
+    compiled = gradients(second)
+    assert 2 <= once == counter.frame_count
+    for name, gradient in plain.items():
+        torch.testing.assert_close(compiled[name], gradient, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -34,23 +34,24 @@ class Totals:
         self._sums = {}
         return means
 
-    def check_finite(self, *, epoch: int, step: int, rescue: str) -> None:
-        """Stop the run when a term has become infinite or not a number; `rescue` is the command to go back."""
+    def check_finite(self, *, epoch: int, step: int, rescue: str, run: str = "") -> None:
+        """Stop when a term of `run` has become infinite or not a number; `rescue` is the command to go back."""
         wrong = [name for name, value in self._sums.items() if not torch.isfinite(value)]
         if wrong:
-            raise _diverged(f"The loss ({', '.join(wrong)})", epoch=epoch, step=step, rescue=rescue)
+            raise _diverged(f"The loss ({', '.join(wrong)})", epoch=epoch, step=step, rescue=rescue, run=run)
 
 
-def check_weights(model: nn.Module, *, epoch: int, step: int, rescue: str) -> None:
+def check_weights(model: nn.Module, *, epoch: int, step: int, rescue: str, run: str = "") -> None:
     """Stop the run rather than save weights that are no longer finite; one sync for all of them."""
     finite = torch.stack([torch.isfinite(parameter).all() for parameter in model.parameters()])
     if not finite.all():
-        raise _diverged("The weights", epoch=epoch, step=step, rescue=rescue)
+        raise _diverged("The weights", epoch=epoch, step=step, rescue=rescue, run=run)
 
 
-def _diverged(what: str, *, epoch: int, step: int, rescue: str) -> CikdError:
+def _diverged(what: str, *, epoch: int, step: int, rescue: str, run: str) -> CikdError:
+    where = f"epoch {epoch}, step {step}" + (f" of {run}" if run else "")
     return CikdError(
-        f"{what} stopped being finite in epoch {epoch}, step {step}; the last good checkpoint is kept.",
+        f"{what} stopped being finite in {where}; the last good checkpoint is kept.",
         hint=f"a lower --lr or --precision fp32 helps; to go back:  {rescue}",
         exit_code=EXIT_FAILED,
     )

@@ -1,6 +1,6 @@
 """Stage 1, Attention Locality Imitation (eq. 2-6): copy the teacher's QK and VV relations, without labels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from cikd_cli.kernels.relation_kl import relation_kl
 from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.taps import QKV, tap_qkv
 
-__all__ = ["Ali", "ali_loss", "relation_kl"]
+__all__ = ["Ali", "ali_loss", "relation_kl", "share_teacher"]
 
 
 class Ali(nn.Module):
@@ -36,16 +36,46 @@ class Ali(nn.Module):
         self.teacher = teacher
         self.pairs = tuple(pairs)
         self.mean, self.std = mean, std
+        self.shared_taps: Callable[[Tensor], dict[int, QKV]] | None = None
         self.relations = [name for name, wanted in (("qk", qk), ("vv", vv)) if wanted]
         freeze_untapped(student, max(block for _, block in self.pairs))
 
     def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:  # noqa: ARG002 - the protocol's signature
         """{"qk", "vv"}: scalars, each summed over the pairs. Never reads batch.targets."""
         clean = batch.images if batch.teacher_images is None else batch.teacher_images
-        teacher = self.teacher.taps(normalise(clean, self.mean, self.std), [t for t, _ in self.pairs])
+        teacher = (self.shared_taps or self.look)(clean)
         images = normalise(batch.images, self.mean, self.std)
         student = tap_qkv(self.student, images, [s for _, s in self.pairs])
         return ali_loss([(teacher[t], student[s]) for t, s in self.pairs], relations=self.relations)
+
+    def look(self, clean: Tensor, blocks: Sequence[int] | None = None) -> dict[int, QKV]:
+        """What the teacher's `blocks` (none: those of the pairs) make of clean views, (B, 3, H, W) of bytes."""
+        if blocks is None:
+            blocks = [t for t, _ in self.pairs]
+        return self.teacher.taps(normalise(clean, self.mean, self.std), blocks)
+
+
+def share_teacher(methods: Sequence[Ali]) -> None:
+    """Let students of one teacher, normalised alike, look at it together: one pass a batch, for all their blocks."""
+    shared = _SharedTaps(methods)
+    for method in methods:
+        method.shared_taps = shared
+
+
+class _SharedTaps:
+    """The teacher's taps of the views it saw last, which are kept until it sees others."""
+
+    def __init__(self, methods: Sequence[Ali]) -> None:
+        self._look = methods[0].look
+        self._blocks = sorted({t for method in methods for t, _ in method.pairs})
+        self._clean: Tensor | None = None
+        self._taps: dict[int, QKV] = {}
+
+    def __call__(self, clean: Tensor) -> dict[int, QKV]:
+        if clean is not self._clean:
+            self._clean, self._taps = clean, {}  # let go of the old ones first: they would be memory on top
+            self._taps = self._look(clean, self._blocks)
+        return self._taps
 
 
 def ali_loss(pairs: Sequence[tuple[QKV, QKV]], *, relations: Sequence[str] = ("qk", "vv")) -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ class Stage:
 
     module has `run(request: Request) -> dict`, the --json summary; prefix names its runs (`ali-001`), empty if it makes
     none; options are the fields of RunOptions it takes; arguments says whether it takes RUN words.
+    several: the knob whose flag takes a list too, for a run each.
     """
 
     command: str
@@ -39,6 +40,7 @@ class Stage:
     examples: tuple[str, ...]
     arguments: Literal["none", "run", "runs"] = "none"
     options: tuple[str, ...] = _TRAINING
+    several: str | None = None
 
 
 _ALL = (
@@ -74,8 +76,10 @@ _ALL = (
         (
             "cikd ali --data cifar100 --lob 10 --gpus 4",
             "cikd ali --data ./photos --teacher runs/teacher-003 --lob auto",
+            "cikd ali --data flowers --lob 7,8,9,10 --name flowers",
             "cikd ali --resume runs/ali-001",
         ),
+        several="lob",
     ),
     Stage(
         "lm",

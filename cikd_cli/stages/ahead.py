@@ -21,5 +21,5 @@ def look_ahead(config: CurriculumConfig, out: Reporter) -> None:
     tapped_pairs(config.ali, job.spec, spec, images=len(job.source.train))
     for stage in (config.finetune_teacher, config.ali, config.lm):
         job.config = stage
-        prepare(job, World(CPU), RunOptions())
+        prepare([job], World(CPU), RunOptions())
     out.fields([("student", describe_network(spec, student))])

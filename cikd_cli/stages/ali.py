@@ -1,5 +1,7 @@
 """`cikd ali`: stage 1, Attention Locality Imitation."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from cikd_cli.engine.optim import ALI_NO_DECAY
 from cikd_cli.engine.precision import DTYPES, choose_precision
 from cikd_cli.errors import CikdError
 from cikd_cli.kernels.relation_kl import why_not_fused
-from cikd_cli.methods.ali import Ali, learning_objective_block
+from cikd_cli.methods.ali import Ali, learning_objective_block, share_teacher
 from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.weights import ModelSpec
 from cikd_cli.options import Request
@@ -32,8 +34,8 @@ from cikd_cli.stages.job import (
 
 
 def run(request: Request) -> dict[str, Any]:
-    """Train a student's relations on a teacher's; the summary for --json."""
-    return training.run(request, AliConfig, inherit=inherit, build=build)
+    """Train a student's relations on a teacher's, or several students'; the summary for --json."""
+    return training.run(request, AliConfig, inherit=inherit, build=build, build_together=build_together)
 
 
 def inherit(request: Request) -> training.Inherited:
@@ -78,17 +80,47 @@ def find_teacher(named: str | None, data: str | None, runs_dir: Path) -> RunDir:
 
 def build(config: AliConfig, device: torch.device) -> Job:
     """Data, teacher, student and the method; raises CikdError for whatever cannot work."""
+    return _with_student(config, _look_up(config, device), device)
+
+
+def build_together(configs: Sequence[AliConfig], device: torch.device) -> list[Job]:
+    """As build, for students that differ in their learning objective block: one source, one pass of one teacher."""
+    given = _look_up(configs[0], device)
+    if configs[0].pairs is not None:
+        lobs = ",".join(str(config.lob) for config in configs)
+        raise CikdError(f"pairs name the blocks themselves, so --lob {lobs} has none to choose.", hint="leave one out")
+    jobs = [_with_student(config, given, device) for config in configs]
+    share_teacher([job.method for job in jobs if isinstance(job.method, Ali)])
+    return jobs
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What students are made for: the images, and the teacher."""
+
+    source: DataSource
+    run: RunDir
+    teacher: FrozenTeacher
+    spec: ModelSpec
+
+
+def _look_up(config: AliConfig, device: torch.device) -> _Given:
     assert config.teacher is not None
     teacher_run = RunDir.open(config.teacher, stages=("finetune-teacher",))
     same_data = config.data == teacher_run.record["data"]["name"]
     source = open_source(config, labelled=same_data)  # labels of the teacher's data only make the same split again
-    teacher_run, teacher, teacher_spec = open_teacher(config, source if same_data else None)
+    teacher_run, teacher, spec = open_teacher(config, source if same_data else None)
+    dtype = DTYPES[choose_precision(config.precision, device)]
+    return _Given(source, teacher_run, FrozenTeacher(teacher, device=device, dtype=dtype), spec)
+
+
+def _with_student(config: AliConfig, given: _Given, device: torch.device) -> Job:
+    source, teacher_run, teacher, teacher_spec = given.source, given.run, given.teacher, given.spec
     student, spec, parents = _student(config, teacher_spec)
     pairs = tapped_pairs(config, teacher_spec, spec, images=len(source.train))
-    precision = choose_precision(config.precision, device)
     method = Ali(
         student,
-        FrozenTeacher(teacher, device=device, dtype=DTYPES[precision]),
+        teacher,
         pairs=pairs,
         mean=spec.mean,
         std=spec.std,
@@ -106,11 +138,14 @@ def build(config: AliConfig, device: torch.device) -> Job:
         scored=False,
         parents=[teacher_run, *parents],
         facts=[
-            ("teacher", f"{teacher_run.path}  {teacher_spec.architecture} {describe_network(teacher_spec, teacher)}"),
+            (
+                "teacher",
+                f"{teacher_run.path}  {teacher_spec.architecture} {describe_network(teacher_spec, teacher.vit)}",
+            ),
             ("student", f"{config.student} {describe_network(spec, student)}, {_origin(parents)}"),
             ("data", describe_data(source, config)),
             ("relations", _describe_relations(config, pairs, source)),
-            *_describe_kernel(device, DTYPES[precision], pairs, teacher_spec, spec),
+            *_describe_kernel(device, teacher.dtype, pairs, teacher_spec, spec),
         ],
     )
 

@@ -20,9 +20,9 @@ from cikd_cli.data.batch import Batch
 from cikd_cli.data.sources import DataSource, Split
 from cikd_cli.data.views import normalise
 from cikd_cli.engine.distributed import World
-from cikd_cli.engine.fit import Training, train_step
 from cikd_cli.engine.optim import ALI_NO_DECAY, LABEL_NO_DECAY
 from cikd_cli.engine.precision import DTYPES, autocast, choose_precision
+from cikd_cli.engine.step import Training, train_step
 from cikd_cli.engine.totals import Totals
 from cikd_cli.methods.ali import Ali
 from cikd_cli.methods.lm import LogitMimicking
@@ -99,7 +99,7 @@ def _training(
         two_views=(views_of or stage) == "ali",
         scored=False,
     )
-    return prepare(job, World(device), RunOptions(workers=0))
+    return prepare([job], World(device), RunOptions(workers=0))[0]
 
 
 def _with_full_cache(case: Case, training: Training, batch: Batch, device: torch.device) -> Training:
@@ -123,7 +123,7 @@ def _own_step(training: Training, batch: Batch, device: torch.device) -> Act:
 
     def act() -> None:
         step = next(steps) % training.steps
-        totals.add(train_step(training, training.method, batch, world, step=step, epoch=epoch))
+        totals.add(train_step([training], batch, world, step=step, epoch=epoch)[0])
         if device.type == "cpu":
             totals.check_finite(epoch=epoch, step=step, rescue="cikd bench")
 

@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from cikd_cli import __version__
 from cikd_cli.console import Reporter, duration
 from cikd_cli.engine.distributed import Hardware
-from cikd_cli.engine.fit import Training
+from cikd_cli.engine.step import Training
 from cikd_cli.options import Request, Resolved
 from cikd_cli.runs import RunDir
 from cikd_cli.stages.job import Job
@@ -50,11 +51,16 @@ def record(request: Request, job: Job, training: Training, hardware: Hardware, r
     }
 
 
-def show(out: Reporter, job: Job, training: Training, hardware: Hardware, resolved: Resolved, *, note: str) -> None:
-    """Print who the parents are, what data, what differs from the recipe, what is to be done; note: on the teacher."""
-    config = job.config
+def show(
+    out: Reporter, jobs: Sequence[Job], training: Training, hardware: Hardware, resolved: Resolved, *, note: str
+) -> None:
+    """Print who the parents are, what data, what differs from the recipe, what is to be done; note: on the teacher.
+
+    What jobs that go together have in common is said once.
+    """
+    config = jobs[0].config
     changed = sorted(
-        f"{key}={getattr(config, key)}"
+        f"{key}={','.join(dict.fromkeys(str(getattr(job.config, key)) for job in jobs))}"
         for key, source in resolved.sources.items()
         if (source in ("flag", "--set") or source.startswith("config")) and key not in _SHOWN_ABOVE
     )
@@ -66,7 +72,7 @@ def show(out: Reporter, job: Job, training: Training, hardware: Hardware, resolv
     versions = f"{__version__} · torch {torch.__version__.split('+')[0]} · {hardware} · {training.precision}"
     out.fields([
         ("cikd", versions),
-        *((label, text + note if label == "teacher" else text) for label, text in job.facts),
+        *((label, text + note if label == "teacher" else text) for label, text in _common_facts(jobs)),
         ("recipe", recipe),
         ("changed", ", ".join(changed) or "nothing"),
         ("plan", f"{training.steps:,} steps, {training.loader.steps_per_epoch} an epoch"),
@@ -78,6 +84,17 @@ def show(out: Reporter, job: Job, training: Training, hardware: Hardware, resolv
         )
 
 
+def _common_facts(jobs: Sequence[Job]) -> list[tuple[str, str]]:
+    """The facts of jobs that go together; where they differ, one line each."""
+    facts = [
+        (rows[0][0], "\n".join(dict.fromkeys(text for _, text in rows)))
+        for rows in zip(*(job.facts for job in jobs), strict=True)
+    ]
+    if len(jobs) > 1:
+        facts.append(("together", f"{len(jobs)} students; each batch is loaded, and seen by the teacher, once for all"))
+    return facts
+
+
 def peak_memory(hardware: Hardware) -> int:
     """Bytes: the GPU's peak, else the process's."""
     if hardware.gpus:
@@ -86,8 +103,19 @@ def peak_memory(hardware: Hardware) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def summarise(run: RunDir, out: Reporter) -> dict[str, Any]:
-    """Print how a finished run went and what to type next; the summary for --json."""
+def summarise(runs: Sequence[RunDir], out: Reporter) -> dict[str, Any]:
+    """Print how finished runs went and what to type next; the summary for --json, of several {"runs": [...]}."""
+    if len(runs) == 1:
+        return _summarise_one(runs[0], out)
+    result = runs[0].record["result"]
+    out.line()
+    out.line(f"{len(runs)} runs finished in {duration(result['seconds'])}, {result['images_per_second']:,.0f} images/s")
+    rows = [[run.path.name, f"{run.record['result']['loss']:.4f}", _next(run)] for run in runs]
+    out.table(["run", "loss", "next"], rows)
+    return {"runs": [_summary(run) for run in runs]}
+
+
+def _summarise_one(run: RunDir, out: Reporter) -> dict[str, Any]:
     result = run.record["result"]
     out.line()
     out.line(f"finished in {duration(result['seconds'])}, {result['images_per_second']:,.0f} images/s")
@@ -99,11 +127,13 @@ def summarise(run: RunDir, out: Reporter) -> dict[str, Any]:
     else:
         out.line(f"loss {result['loss']:.4f} in the last epoch")
     out.fields([("weights", str(run.weights)), ("next", _next(run))])
-    return {"run": str(run.path), "status": run.record["status"], **_numbers(result), "result": result}
+    return _summary(run)
 
 
-def _numbers(result: dict[str, Any]) -> dict[str, Any]:
-    return {key: result[key] for key in ("epochs", "seconds", "images_per_second")}
+def _summary(run: RunDir) -> dict[str, Any]:
+    result = run.record["result"]
+    numbers = {key: result[key] for key in ("epochs", "seconds", "images_per_second")}
+    return {"run": str(run.path), "status": run.record["status"], **numbers, "result": result}
 
 
 def _next(run: RunDir) -> str:

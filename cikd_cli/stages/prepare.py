@@ -1,7 +1,7 @@
 """From a job to the engine's Training: networks on the device, images decoded, loader and scoring ready."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,26 +15,31 @@ from cikd_cli.data.loader import TrainLoader, eval_batches
 from cikd_cli.engine.compilation import compile_blocks, worth_compiling
 from cikd_cli.engine.distributed import Hardware, World
 from cikd_cli.engine.evaluate import predict, topk_hits
-from cikd_cli.engine.fit import Training, train_step
 from cikd_cli.engine.precision import choose_attention, choose_precision
+from cikd_cli.engine.step import Training, train_step
 from cikd_cli.models.weights import encode_model
 from cikd_cli.options import RunOptions
 from cikd_cli.stages import header
 from cikd_cli.stages.job import Job, view_law
 
 
-def prepare(job: Job, world: World, options: RunOptions) -> Training:
-    """The engine's view of a job: networks on the device, images decoded, loader and scoring ready."""
+def prepare(jobs: Sequence[Job], world: World, options: RunOptions) -> list[Training]:
+    """The engine's view of jobs that go together: networks on the device, images decoded, one loader, scoring."""
+    first = jobs[0]
+    limit = first.config.cache_mb // world.size  # each process keeps its own
+    decoded = DecodedSplit(first.source.train, decode_size=first.config.decode_size, limit_mb=limit)
+    loader = _loader(first, decoded, world, options)
+    place = f"views made on {world.device.type}, a batch at a time" if isinstance(loader, DeviceLoader) else ""
+    for job in jobs if world.first else ():
+        job.facts.append(("images", " · ".join(filter(None, (decoded.describe(), place)))))
+    return [_training(job, loader, world) for job in jobs]
+
+
+def _training(job: Job, loader: TrainLoader | DeviceLoader, world: World) -> Training:
     config = job.config
     precision = choose_precision(config.precision, world.device)
     choose_attention(job.method, precision, world.device)
     job.method.to(world.device)
-    limit = config.cache_mb // world.size  # each process keeps its own
-    decoded = DecodedSplit(job.source.train, decode_size=config.decode_size, limit_mb=limit)
-    loader = _loader(job, decoded, world, options)
-    if world.first:
-        place = f"views made on {world.device.type}, a batch at a time" if isinstance(loader, DeviceLoader) else ""
-        job.facts.append(("images", " · ".join(filter(None, (decoded.describe(), place)))))
     training = Training(config, job.method, job.model, job.groups, loader, precision)
     if worth_compiling(config.compile, world.device, steps=training.steps):
         compile_blocks(job.method, job.model)
@@ -88,23 +93,16 @@ def _scorer(job: Job, world: World, precision: str) -> Callable[[VisionTransform
     return score
 
 
-def dry_run(job: Job, training: Training, hardware: Hardware, out: Reporter) -> dict[str, Any]:
+def dry_run(jobs: Sequence[Job], trainings: Sequence[Training], hardware: Hardware, out: Reporter) -> dict[str, Any]:
     """Two steps and the plan: time, memory and disk; nothing is written."""
-    seconds = []
+    seconds, training, world = [], trainings[0], World(hardware.device)
     for step, batch in enumerate(training.loader.batches(0, 2)):
         start = time.monotonic()
-        train_step(
-            training,
-            training.method,
-            batch.to(hardware.device),
-            World(hardware.device),
-            step=step,
-            epoch=job.config.epochs,
-        )
+        train_step(trainings, batch.to(hardware.device), world, step=step, epoch=training.config.epochs)
         if hardware.gpus:
             torch.cuda.synchronize()
         seconds.append(time.monotonic() - start)
-    weights = len(encode_model(job.model, job.spec))
+    weights = sum(len(encode_model(job.model, job.spec)) for job in jobs)
     plan = {
         "steps": training.steps,
         "seconds": round(min(seconds) * training.steps, 1),

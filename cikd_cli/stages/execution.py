@@ -1,0 +1,151 @@
+"""Training of runs that have their folders, on one or many processes, to a result or to what stopped it."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cikd_cli.config import StageConfig
+from cikd_cli.console import Reporter, reporter
+from cikd_cli.engine.distributed import Hardware, World, launch
+from cikd_cli.engine.fit import Outcome, fit, resume_command
+from cikd_cli.engine.step import Training
+from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
+from cikd_cli.files import file_sha256, write_atomically
+from cikd_cli.models.weights import encode_model
+from cikd_cli.options import RunOptions
+from cikd_cli.runs import RunDir
+from cikd_cli.stages import STAGES, header
+from cikd_cli.stages.job import Job
+from cikd_cli.stages.prepare import prepare
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run with its folder, and what it trains."""
+
+    job: Job
+    training: Training
+    run: RunDir
+
+
+def train(begun: Sequence[Begun], hardware: Hardware, options: RunOptions, out: Reporter) -> dict[str, Any]:
+    """Train in this process, or let each launched process build its own job from the run; then report.
+
+    Several runs are trained together, in this process.
+    """
+    paths = [one.run.path for one in begun]
+    with ExitStack() as locks:
+        for one in begun:
+            locks.enter_context(one.run.lock())
+        try:
+            if hardware.processes == 1:
+                execute(begun, World(hardware.device), options, out)
+            else:
+                launch(_worker, hardware, paths[0], options)
+        except BaseException as error:  # whatever it was, no run must look as if it were still running
+            for path in paths:
+                _end_badly(path, error)
+            out.note(f"error: {error}")
+            raise
+    runs = [RunDir.open(path, finished=False) for path in paths]
+    if any(run.record["status"] != "done" for run in runs):
+        for run in runs:
+            if run.record["status"] == "running":  # its processes were told to stop before they had begun
+                run.fail("interrupted", "stopped before its first step")
+        raise _interrupted(runs)
+    return header.summarise(runs, out)
+
+
+def _end_badly(path: Path, error: BaseException) -> None:
+    stopped = isinstance(error, KeyboardInterrupt)
+    message = "interrupted" if stopped else str(error) or type(error).__name__
+    RunDir.open(path, finished=False).fail("interrupted" if stopped else "failed", message)
+
+
+def _worker(world: World, path: Path, options: RunOptions) -> None:
+    """One process of several: everything it needs is in the run directory."""
+    from importlib import import_module
+
+    run_dir = RunDir.open(path, finished=False)
+    stage = STAGES[run_dir.record["stage"]]
+    out = reporter(quiet=options.quiet or not world.first, as_json=options.as_json)
+    job = import_module(stage.module).build(stored_config(run_dir, stage.config), world.device)
+    begun = Begun(job, prepare([job], world, options)[0], run_dir)
+    if world.first:
+        out.attach_log(run_dir.path / "log.txt")
+    execute([begun], world, options, out)
+
+
+def execute(begun: Sequence[Begun], world: World, options: RunOptions, out: Reporter) -> None:
+    """Train on this process; the first one writes the deliverables and the results, or how far they came."""
+    for one in begun:
+        _connect(one, world, out)
+    outcome = fit([(one.training, one.run) for one in begun], world, out, save_every=options.save_every)
+    if not world.first:
+        return
+    for one in begun:
+        run, job = one.run, one.job
+        if outcome.finished:
+            write_atomically(run.weights, encode_model(one.training.deliverable, job.spec))
+            run.finish(_result(run, job, outcome), file_sha256(run.weights))
+        else:
+            run.fail("interrupted", f"stopped after epoch {outcome.epoch} of {job.config.epochs}")
+
+
+def _connect(one: Begun, world: World, out: Reporter) -> None:
+    """Give the training what it needs of its folder and of the reporter."""
+    job = one.job
+    if job.source.val is not None and job.scored and world.first:
+        one.training.keep_best = lambda model: write_atomically(
+            one.run.path / "model-best.safetensors", encode_model(model, job.spec)
+        )
+    if job.teacher_cache is not None:
+        one.training.flush, job.teacher_cache.warn = job.teacher_cache.flush, out.warn
+
+
+def _result(run_dir: RunDir, job: Job, outcome: Outcome) -> dict[str, Any]:
+    last = run_dir.metrics()[-1]
+    result = {
+        "epochs": outcome.epoch,
+        "seconds": round(outcome.seconds, 1),
+        "images_per_second": round(outcome.images_per_second, 1),
+        "loss": last["loss"],
+    }
+    for name in ("val", "test"):
+        if f"{name}_top1" in last:
+            result |= {"split": name, "top1": last[f"{name}_top1"], "top5": last[f"{name}_top5"]}
+    if job.source.val is not None and job.scored:
+        result["best_val_top1"] = max(row.get("val_top1", -1.0) for row in run_dir.metrics())
+    return result
+
+
+def stored_config(run_dir: RunDir, config_class: type[StageConfig]) -> Any:
+    """A run's config, with its parents where they lie now, compiled or not as it began."""
+    values = {"compile": run_dir.record.get("compiled")} | run_dir.config()
+    for parent in run_dir.record["parents"]:
+        key = "teacher" if parent["stage"] == "finetune-teacher" else "from_run"
+        values[key] = str(run_dir.parent(parent["stage"]).path)
+    return config_class(**values)
+
+
+def _interrupted(runs: Sequence[RunDir]) -> CikdError:
+    """What stopped and saved runs say."""
+    named = ", ".join(str(run.path) for run in runs)
+    first, it, commands = runs[0], "it", f"  {resume_command(runs[0])}"
+    if len(runs) > 1:
+        it, commands = "each", "".join(f"\n  {resume_command(run)}" for run in runs)
+    if not any(first.checkpoints.glob("*.safetensors")):
+        return CikdError(
+            f"{named} stopped before anything could be saved.",
+            hint=f"begin {it} again with{commands}",
+            exit_code=EXIT_INTERRUPTED,
+        )
+    progress = first.record.get("progress") or {"epoch": 0, "epochs": first.config()["epochs"]}
+    return CikdError(
+        f"{named} stopped after epoch {progress['epoch']} of {progress['epochs']}, and "
+        f"{'is' if len(runs) == 1 else 'are'} saved.",
+        hint=f"continue {it} with{commands}",
+        exit_code=EXIT_INTERRUPTED,
+    )
