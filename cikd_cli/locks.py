@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cikd_cli.errors import CikdError
@@ -14,6 +15,16 @@ from cikd_cli.files import disk_error
 
 _TRIES = 4  # `is_held` holds the lock for an instant itself
 _PAUSE = 0.05  # seconds
+_held: set[int] = set()  # handles
+
+
+def _let_go() -> None:
+    """In a forked worker: an orphan that held a copy would keep the lock of its killed parent."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
@@ -25,13 +36,15 @@ def hold(folder: Path) -> Iterator[None]:
     """
     path = folder / ".lock"
     handle = _acquire(path)
+    _held.add(handle)
     try:
         os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()} since {since}".encode())
         yield
     finally:
         path.unlink(missing_ok=True)
-        fcntl.flock(handle, fcntl.LOCK_UN)  # forked workers hold copies of the handle: closing would not be enough
+        _held.discard(handle)
         os.close(handle)
 
 
@@ -48,7 +61,7 @@ def is_held(folder: Path) -> bool:
 
 
 def holder(folder: Path) -> str:
-    """Who holds the lock: `process 123 on host`."""
+    """Who holds the lock: `process 123 on host since 2026-01-31 09:00 UTC`."""
     try:
         return (folder / ".lock").read_text(encoding="utf-8") or "another process"
     except OSError:

@@ -16,7 +16,7 @@ from cikd_cli.data.batch import Batch
 from cikd_cli.data.device_loader import DeviceLoader
 from cikd_cli.data.loader import TrainLoader
 from cikd_cli.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
-from cikd_cli.engine.clock import Clock, Every
+from cikd_cli.engine.clock import Clock, Every, SaveTimer
 from cikd_cli.engine.distributed import World
 from cikd_cli.engine.optim import create_optimizer, learning_rate, set_learning_rate
 from cikd_cli.engine.precision import autocast
@@ -78,14 +78,14 @@ class Outcome:
     images_per_second: float
 
 
-def fit(training: Training, run: RunDir, world: World, reporter: Reporter, *, save_every: float) -> Outcome:
-    """Train from the run's last checkpoint, if it has one, to the end or to a signal; `save_every` in minutes."""
+def fit(training: Training, run: RunDir, world: World, reporter: Reporter, *, save_every: str) -> Outcome:
+    """Train from the run's last checkpoint, if it has one, to the end or to a signal; `save_every` as typed."""
     per_epoch, steps = training.loader.steps_per_epoch, training.steps
-    progress = _restore(training, run, world)
+    progress = _restore(training, run, world, reporter)
     totals = Totals(progress.sums, world)
     clock = Clock(progress.seconds, images=training.config.batch_size)
     method = _distribute(training.method, world)
-    save_timer, bar_timer = Every(60 * save_every), Every(0.25)
+    save_timer, bar_timer = SaveTimer(save_every), Every(0.25)
     with StopRequest() as stop, reporter.progress(steps, unit="steps") as bar:
         for batch in clock.waiting(training.loader.batches(progress.step, steps)):
             epoch = progress.step // per_epoch
@@ -104,7 +104,8 @@ def fit(training: Training, run: RunDir, world: World, reporter: Reporter, *, sa
             if done or bar_timer.due():
                 bar.update(progress.step, _describe(terms, epoch + 1, training, clock, steps - progress.step))
             votes = world.size == 1 or epoch_done or progress.step % VOTE_EVERY == 0
-            stopping, saving = world.any(stop.asked, world.first and save_timer.due()) if votes else (False, False)
+            due = votes and world.first and save_timer.due(epoch + 1 if epoch_done else None)
+            stopping, saving = world.any(stop.asked, stop.save_asked() or due) if votes else (False, False)
             keep = epoch_done and training.config.keep_every and (epoch + 1) % training.config.keep_every == 0
             if stopping or saving or keep or done:
                 totals.check_finite(epoch=epoch + 1, step=progress.step, rescue=resume_command(run))
@@ -161,8 +162,14 @@ def resume_command(run: RunDir) -> str:
     return f"cikd {run.record['stage']} --resume {run.path}"
 
 
-def _restore(training: Training, run: RunDir, world: World) -> Progress:
-    progress = load_checkpoint(run, model=training.model, optimizer=training.optimizer, average=training.average)
+def _restore(training: Training, run: RunDir, world: World, reporter: Reporter) -> Progress:
+    progress = load_checkpoint(
+        run,
+        model=training.model,
+        optimizer=training.optimizer,
+        average=training.average,
+        warn=reporter.warn if world.first else lambda _: None,
+    )
     if progress.scaler:
         training.scaler.load_state_dict(progress.scaler)
     if world.first:

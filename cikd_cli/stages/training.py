@@ -1,5 +1,6 @@
 """What the three training stages share: resolve, check, claim a run, train on one or many processes, finish."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from cikd_cli.chain import check_resume, with_recipe_of
 from cikd_cli.config import StageConfig, TrainingConfig
 from cikd_cli.console import Reporter, reporter
 from cikd_cli.data.sources import data_name
+from cikd_cli.engine.checkpoint import check_checkpoints
 from cikd_cli.engine.distributed import Hardware, World, choose_hardware, launch
 from cikd_cli.engine.fit import Outcome, Training, fit, resume_command
 from cikd_cli.engine.precision import choose_precision
@@ -103,8 +105,9 @@ def _train(
             else:
                 launch(_worker, hardware, run_dir.path, options)
         except BaseException as error:  # whatever it was, the run must not look as if it were still running
-            _end_badly(run_dir.path, error)
-            out.note(f"error: {error}")
+            with contextlib.suppress(CikdError, OSError):  # a full disk: the first error is the one to show
+                _end_badly(run_dir.path, error)
+                out.note(f"error: {error}")
             raise
     run_dir = RunDir.open(run_dir.path, finished=False)
     if run_dir.record["status"] != "done":
@@ -187,6 +190,7 @@ def _resume(
     config = stored_config(run_dir, config_class)
     epochs = request.flags.get("epochs", config.epochs)
     _check_epochs(run_dir, config.epochs, epochs)
+    check_checkpoints(run_dir)
     job = build(config.model_copy(update={"epochs": epochs}), hardware.device)
     training = prepare(job, World(hardware.device, size=hardware.processes), options)
     recorded = run_dir.record["data"]["fingerprint"]
@@ -203,9 +207,9 @@ def _resume(
     if options.dry_run:
         return dry_run(job, training, hardware, out)
     with run_dir.lock():
+        run_dir.update(status="running", weights=None, result=None)
         if epochs != config.epochs:
             run_dir.write_config(run_dir.config() | {"epochs": epochs})
-        run_dir.update(status="running", weights=None, result=None)
     out.attach_log(run_dir.path / "log.txt")
     return _train(run_dir, job, training, hardware, options, out)
 
