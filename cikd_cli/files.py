@@ -27,10 +27,8 @@ def write_atomically(path: Path, content: bytes, *, keep: Path | None = None) ->
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        handle = _open_locked(temporary)
         try:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # for `remove_leftovers`: its writer lives
             _write_all(handle, content)
             os.fsync(handle)
             if keep is not None and path.exists():
@@ -72,6 +70,17 @@ def remove_leftovers(folder: Path) -> None:
                 path.unlink()
             finally:
                 os.close(handle)
+
+
+def _open_locked(temporary: Path) -> int:
+    """Open a temporary file, locked to say that its writer lives; again, if it went between open and lock."""
+    while True:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if temporary.exists():
+            return handle
+        os.close(handle)
 
 
 def _write_all(handle: int, content: bytes) -> None:

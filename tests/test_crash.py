@@ -11,21 +11,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from crash import blows, command, differences, ended, fork, live, strike, torture
+from crash import blows, command, die, differences, ended, fork, live, strike, torture
 from test_runs import make
 from torch import nn
 
 from cikd_cli import locks
+from cikd_cli.engine import fit
 from cikd_cli.engine.checkpoint import LAST, PREVIOUS, Progress, load_checkpoint, save_checkpoint
-from cikd_cli.errors import CikdError
+from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
+from cikd_cli.files import remove_leftovers, write_atomically
 from cikd_cli.runs import RunDir, all_runs, damaged_runs
 
 KILLS = 21
-SAVES = ("--save-every", "0.02s", "--quiet")
 
 
-def lm_words(recipe, epochs):
-    return ("lm", "--teacher", "runs/teacher", "--recipe", recipe, "--epochs", epochs, "--set", "keep_every=7", *SAVES)
+def lm_words(recipe, epochs, *, keep=7, save="0.02s"):
+    words = ("lm", "--teacher", "runs/teacher", "--recipe", recipe, "--epochs", epochs)
+    return (*words, "--set", f"keep_every={keep}", "--save-every", save, "--quiet")
 
 
 # ---- the writer, at every system call ----
@@ -89,7 +91,7 @@ def test_killed_at_any_call_of_its_writer_a_checkpoint_is_the_old_one_or_the_new
 
     def go_on(run):
         load(run)
-        save(run, 3, keep_as="epoch-0001")
+        save(run, 3, keep_as=None if torn else "epoch-0001")
 
     steps = []
     for call, copy in killed_at_every_call(tmp_path, run, go_on):
@@ -98,11 +100,11 @@ def test_killed_at_any_call_of_its_writer_a_checkpoint_is_the_old_one_or_the_new
             pass
         left = {path.name for path in copy.checkpoints.iterdir()}
         assert left <= {LAST, PREVIOUS, "epoch-0001.safetensors"}, call
-        if steps[-1] == 3:
+        if steps[-1] == 3 and not torn:
             assert "epoch-0001.safetensors" in left
     assert steps == sorted(steps)
     assert set(steps) == ({1, 3} if torn else {2, 3})
-    assert len(steps) >= 14
+    assert len(steps) >= (8 if torn else 14)
 
 
 def test_killed_at_any_call_of_a_claim_the_next_one_finds_order(tmp_path):
@@ -136,6 +138,27 @@ def test_a_folder_that_was_claimed_and_no_more_is_named_with_what_to_do(tmp_path
     with pytest.raises(CikdError, match=r"mine exists already, without a run\.json") as raised:
         make(tmp_path, name="mine")
     assert "rm -r" in raised.value.hint
+
+
+def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(tmp_path):
+    def write(name, pause):
+        strike(tmp_path, at=1, calls=("replace",), act=pause)
+        write_atomically(tmp_path / name, b"content")
+
+    def wait(real, name, *paths):
+        (tmp_path / "writing").touch()
+        while not (tmp_path / "go").exists():
+            time.sleep(0.01)
+        real(*paths)
+
+    assert ended(fork(lambda: write("dead", die))) == -signal.SIGKILL
+    pid = fork(lambda: write("alive", wait))
+    wait_for((tmp_path / "writing").exists, pid)
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.glob(".*.tmp")] == [f".alive.{pid}.tmp"]
+    (tmp_path / "go").touch()
+    assert ended(pid) == 0
+    assert (tmp_path / "alive").read_bytes() == b"content"
 
 
 # ---- a whole command ----
@@ -237,7 +260,7 @@ def wait_for(condition, pid):
 
 
 def test_sigusr1_saves_and_the_run_goes_on(cikd, teacher, recipe, tmp_path):
-    words = (*lm_words(recipe, 4000)[:-3], "--save-every", "2h", "--set", "keep_every=0", "--quiet", "--name", "warned")
+    words = (*lm_words(recipe, 4000, keep=0, save="2h"), "--name", "warned")
     run, said = Path("runs/warned"), tmp_path / "said.txt"
 
     def epochs():
@@ -257,24 +280,39 @@ def test_sigusr1_saves_and_the_run_goes_on(cikd, teacher, recipe, tmp_path):
     assert not (run / "checkpoints" / PREVIOUS).exists()
 
 
+def tell_saves(signal_in_step=None, number=None):
+    """In a child: print the step of every checkpoint, and signal ourselves within a step, counted from 1."""
+    save, train, steps = fit.save_checkpoint, fit.train_step, itertools.count(1)
+
+    def saved(run, *, progress, **settings):
+        save(run, progress=progress, **settings)
+        print(progress.step)  # noqa: T201
+
+    def trained(*given, **named):
+        if next(steps) == signal_in_step:
+            os.kill(os.getpid(), number)
+        return train(*given, **named)
+
+    fit.save_checkpoint, fit.train_step = saved, trained
+
+
+def saved_steps(said):
+    return [int(line) for line in said.read_text().splitlines() if line.isdigit()]
+
+
 def test_save_every_in_epochs_saves_after_these_epochs_only(cikd, teacher, recipe, tmp_path):
-    words = (*lm_words(recipe, 9)[:-3], "--set", "keep_every=0", "--save-every", "4e", "--quiet", "--name", "e")
-    steps = []
+    words, said = (*lm_words(recipe, 9, keep=0, save="4e"), "--name", "counted"), tmp_path / "said.txt"
+    assert live(words, said=said, before=tell_saves) == 0
+    assert saved_steps(said) == [4 * 3, 8 * 3, 9 * 3]
 
-    def watch():
-        from cikd_cli.engine import fit
 
-        real = fit.save_checkpoint
-
-        def saved(run, *, progress, **settings):
-            real(run, progress=progress, **settings)
-            print(progress.step)  # noqa: T201
-
-        fit.save_checkpoint = saved
-
-    assert live(words, said=tmp_path / "said.txt", before=watch) == 0
-    steps = [int(line) for line in (tmp_path / "said.txt").read_text().split()]
-    assert steps == [4 * 3, 8 * 3, 9 * 3]
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_saves_after_the_very_step_that_it_came_in(cikd, teacher, recipe, tmp_path, number):
+    words, said = (*lm_words(recipe, 4, keep=0, save="2h"), "--name", "signalled"), tmp_path / "said.txt"
+    goes_on = number == signal.SIGUSR1
+    code = live(words, said=said, before=lambda: tell_saves(5, number))
+    assert code == (0 if goes_on else EXIT_INTERRUPTED)
+    assert saved_steps(said) == ([5, 12] if goes_on else [5])
 
 
 @pytest.mark.parametrize("text", ["soon", "5x", "0", "-1", "1.5e", "e", "0e"])

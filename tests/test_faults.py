@@ -19,6 +19,7 @@ from test_crash import contents, wait_for
 from test_runs import make
 
 from cikd_cli import runs as runs_module
+from cikd_cli.engine import fit
 from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED
 from cikd_cli.runs import RunDir, newest_run
 
@@ -37,8 +38,6 @@ def made(tmp_path_factory, photos, recipe):
     folder = tmp_path_factory.mktemp("made")
 
     def stop_in_epoch_3():
-        from cikd_cli.engine import fit
-
         close = fit._close_epoch
 
         def closed(training, run, world, progress, *rest):
@@ -182,8 +181,6 @@ def test_runs_copied_to_another_place_go_on_there(interrupted, said, tmp_path, m
 
 def test_a_second_process_is_told_who_works_on_the_run_and_since_when_and_does_not_disturb_it(cikd, interrupted, said):
     def slowly():
-        from cikd_cli.engine import fit
-
         step = fit.train_step
 
         def slow(*given, **named):
