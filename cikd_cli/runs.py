@@ -209,12 +209,19 @@ class RunDir:
             CikdError: another process holds it, and is named, or has changed it since this one read it.
         """
         with locks.hold(self.path):
+            locks.refuse_orphan(self.path)
             if read_record(self.path) != json.loads(to_json(self.record)):
                 raise CikdError(
                     f"Another process has gone on with {self.path} meanwhile", hint="cikd runs shows its state"
                 )
             for folder in (self.path, self.checkpoints, self.path / "analysis"):
                 remove_leftovers(folder)
+            yield
+
+    @contextmanager
+    def lock_as_writer(self) -> Iterator[None]:
+        """Hold the run as the launched process that writes into it, while the command that launched it holds `lock`."""
+        with locks.hold(self.path, locks.WRITER):
             yield
 
     def is_locked(self) -> bool:

@@ -347,6 +347,25 @@ def test_a_killed_process_frees_its_run_though_its_workers_live(tmp_path):
         os.kill(json.loads(ready.read_text()), signal.SIGKILL)
 
 
+def test_a_run_is_not_taken_over_while_a_launched_process_of_a_killed_command_writes_on(tmp_path):
+    run = make(tmp_path, done=False)
+
+    def write():
+        with run.lock_as_writer():
+            time.sleep(60)
+
+    pid = fork(write)
+    wait_for(run.is_locked, pid)
+    with pytest.raises(CikdError, match=f"in use by process {pid} on "), run.lock():
+        pass
+    assert run.status == "running"
+    os.kill(pid, signal.SIGKILL)
+    ended(pid)
+    with run.lock():
+        pass
+    assert sorted(path.name for path in run.path.iterdir()) == ["config.toml", "run.json"]
+
+
 def test_a_run_that_another_process_went_on_with_meanwhile_is_left_to_it(tmp_path):
     run = make(tmp_path, done=False)
     stale = RunDir.open(run.path, finished=False)

@@ -134,7 +134,8 @@ def _worker(world: World, path: Path, options: RunOptions) -> None:
     training = prepare(job, world, options)
     if world.first:
         out.attach_log(run_dir.path / "log.txt")
-    execute(run_dir, job, training, world, options, out)
+    with run_dir.lock_as_writer() if world.first else contextlib.nullcontext():
+        execute(run_dir, job, training, world, options, out)
 
 
 def execute(run_dir: RunDir, job: Job, training: Training, world: World, options: RunOptions, out: Reporter) -> None:
