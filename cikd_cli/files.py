@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import math
@@ -16,24 +17,76 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, keep: Path | None = None) -> None:
     """Write `content` to a temporary name beside `path`, sync it, and rename it over `path`.
 
+    keep: where the file that is replaced goes, once the new one is on disk.
+
     Raises:
-        CikdError: the disk is full or the folder cannot be written; `path` is as it was before.
+        CikdError: the disk is full or the folder cannot be written; `path`, or else `keep`, is as `path` was before.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        handle = _open_locked(temporary)
+        try:
+            _write_all(handle, content)
+            os.fsync(handle)
+            if keep is not None and path.exists():
+                path.replace(keep)
+            temporary.replace(path)
+        finally:
+            os.close(handle)
         sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise disk_error(error, path) from error
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add `content` to the end of a file and sync it.
+
+    Raises:
+        CikdError: the disk is full or the file cannot be written; some of `content` may be there.
+    """
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            _write_all(handle, content)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of writers that were killed; that of a living one is locked, and stays."""
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDWR)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(handle)
+
+
+def _open_locked(temporary: Path) -> int:
+    """Open a temporary file, locked to say that its writer lives; again, if it went between open and lock."""
+    while True:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if temporary.exists():
+            return handle
+        os.close(handle)
+
+
+def _write_all(handle: int, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[os.write(handle, left) :]
 
 
 def sync_folder(folder: Path) -> None:

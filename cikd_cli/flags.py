@@ -32,6 +32,7 @@ _METAVARS = {
     "from_run": "RUN",
     "teacher_cache": "DIR|auto",
     "resume": "RUN",
+    "save_every": "30s|10m|2h|5e",
     "gpus": "N|all|0,2|cpu",
     "what": "WORD,...",
 }

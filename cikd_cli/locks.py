@@ -7,38 +7,73 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cikd_cli.errors import CikdError
 from cikd_cli.files import disk_error
 
+COMMAND = ".lock"  # of the process that a user started
+WRITER = ".writer"  # of the one among its launched processes that writes, which may outlive it for some seconds
 _TRIES = 4  # `is_held` holds the lock for an instant itself
 _PAUSE = 0.05  # seconds
+_held: set[int] = set()  # handles
+
+
+def _let_go() -> None:
+    """In a forked worker: an orphan that held a copy would keep the lock of its killed parent."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Hold the lock of `folder`; removed afterwards.
+def hold(folder: Path, name: str = COMMAND) -> Iterator[None]:
+    """Hold a lock of `folder`; its file is removed afterwards.
 
     Raises:
         CikdError: another process holds it; the message names it.
     """
-    path = folder / ".lock"
+    path = folder / name
     handle = _acquire(path)
+    _held.add(handle)
     try:
         os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()} since {since}".encode())
         yield
     finally:
         path.unlink(missing_ok=True)
-        fcntl.flock(handle, fcntl.LOCK_UN)  # forked workers hold copies of the handle: closing would not be enough
+        _held.discard(handle)
         os.close(handle)
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a living process holds the lock of `folder`."""
+    """Whether a living process holds a lock of `folder`."""
+    return _held_name(folder) is not None
+
+
+def refuse_orphan(folder: Path) -> None:
+    """Raise CikdError while a launched process writes on whose command was killed."""
+    if _is_held(folder / WRITER):
+        raise _in_use(folder / WRITER)
+    (folder / WRITER).unlink(missing_ok=True)
+
+
+def holder(folder: Path) -> str:
+    """Who holds the lock: `process 123 on host since 2026-01-31 09:00 UTC`."""
+    return _told_by(folder / (_held_name(folder) or COMMAND))
+
+
+def _held_name(folder: Path) -> str | None:
+    return next((name for name in (COMMAND, WRITER) if _is_held(folder / name)), None)
+
+
+def _is_held(path: Path) -> bool:
     try:
-        handle = os.open(folder / ".lock", os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY)
     except OSError:
         return False
     try:
@@ -47,12 +82,16 @@ def is_held(folder: Path) -> bool:
         os.close(handle)
 
 
-def holder(folder: Path) -> str:
-    """Who holds the lock: `process 123 on host`."""
+def _told_by(path: Path) -> str:
     try:
-        return (folder / ".lock").read_text(encoding="utf-8") or "another process"
+        return path.read_text(encoding="utf-8") or "another process"
     except OSError:
         return "another process"
+
+
+def _in_use(path: Path) -> CikdError:
+    hint = "wait for it, or stop it with Ctrl-C in its terminal"
+    return CikdError(f"{path.parent} is in use by {_told_by(path)}", hint=hint)
 
 
 def _acquire(path: Path) -> int:
@@ -66,9 +105,7 @@ def _acquire(path: Path) -> int:
             return handle
         os.close(handle)
         time.sleep(_PAUSE)
-    raise CikdError(
-        f"{path.parent} is in use by {holder(path.parent)}", hint="wait for it, or stop it with Ctrl-C in its terminal"
-    )
+    raise _in_use(path)
 
 
 def _try(handle: int, kind: int) -> bool:

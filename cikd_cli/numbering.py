@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cikd_cli.errors import CikdError
-from cikd_cli.files import disk_error, write_atomically
+from cikd_cli.files import disk_error, remove_leftovers, write_atomically
 
 _MEMORY = ".numbers.json"
 _NUMBERED = re.compile(r"(.+)-(\d+)")
@@ -26,6 +26,7 @@ def claim(runs_dir: Path, *, prefix: str, name: str | None, stage: str) -> Path:
     try:
         runs_dir.mkdir(parents=True, exist_ok=True)
         with _exclusive(runs_dir):
+            remove_leftovers(runs_dir)
             highest = _highest(runs_dir)
             path = _make_named(runs_dir, name, stage) if name is not None else _make_next(runs_dir, prefix, highest)
             numbered = _NUMBERED.fullmatch(path.name)
@@ -51,6 +52,9 @@ def check_free(runs_dir: Path, name: str | None, *, stage: str = "ali") -> None:
 
 
 def _taken(path: Path, stage: str) -> CikdError:
+    if not (path / "run.json").exists():
+        hint = f"choose another --name, or remove it if nothing is making it:  rm -r {path}"
+        return CikdError(f"{path} exists already, without a run.json", hint=hint)
     hint = f"choose another --name, or continue it with  cikd {stage} --resume {path}"
     return CikdError(f"{path} exists already", hint=hint)
 

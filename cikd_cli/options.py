@@ -1,13 +1,30 @@
 """What a command is asked: the options every stage shares, and the request made of them and the stage's own flags."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 from pydantic.fields import FieldInfo
 
 from cikd_cli.config import HARDWARE, OPTIMISATION, RUN, StageConfig, knob
+
+EPOCHS = "e"
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def parse_interval(text: str) -> tuple[float, str]:
+    """`30s`, `10m`, `2h` or a bare number of minutes as (seconds, "s"); `5e` as (5, EPOCHS).
+
+    Raises:
+        ValueError: it is none of these, or nothing.
+    """
+    found = re.fullmatch(r"(\d+|\d*\.\d+)([smh]?)|(\d+)e", text)
+    amount = float(found[1] or found[3]) if found else 0.0
+    if found is None or amount == 0:
+        raise ValueError("a time such as 30s, 10m or 2h (10 alone: minutes), or epochs such as 5e")
+    return (amount, EPOCHS) if found[3] else (amount * _SECONDS[found[2] or "m"], "s")
 
 
 class RunOptions(BaseModel):
@@ -31,11 +48,17 @@ class RunOptions(BaseModel):
     runs_dir: str = knob("runs", "Folder in which runs lie.", panel=RUN)
     name: str | None = knob(None, "Name of the run's folder; none: the next number.", panel=RUN)
     resume: str | None = knob(None, "Continue this run, in place.", panel=RUN)
-    save_every: float = knob(10.0, "Minutes between checkpoints.", panel=RUN, gt=0)
+    save_every: str = knob("10m", "Time between checkpoints (30s, 10m, 2h; 10: minutes), or epochs (5e).", panel=RUN)
     quiet: bool = knob(False, "Print warnings and errors only.", panel=RUN)
     as_json: bool = knob(False, "Print the final summary as one JSON object.", panel=RUN, flag="--json")
     dry_run: bool = knob(False, "Check everything, take two steps, print the plan, and stop.", panel=RUN)
     fresh: bool = knob(False, "Start every stage anew instead of continuing what is there.", panel=RUN)
+
+    @field_validator("save_every")
+    @classmethod
+    def _is_interval(cls, text: str) -> str:
+        parse_interval(text)
+        return text
 
 
 @dataclass(frozen=True)

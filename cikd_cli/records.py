@@ -58,14 +58,17 @@ def unfinished(path: Path, record: Mapping[str, Any], *, status: str) -> CikdErr
 def refuse_edited(path: Path, record: Mapping[str, Any]) -> None:
     """Raise CikdError if the weights or config.toml are not what the record says was written."""
     weights = record.get("weights") or {}
-    expected = {"config.toml": record.get("config_sha256"), str(weights.get("file")): weights.get("sha256")}
+    expected = {
+        "config.toml": {record.get("config_sha256"), record.get("config_next_sha256")} - {None},
+        str(weights.get("file")): {weights.get("sha256")} - {None},
+    }
     for name, sha256 in expected.items():
-        if sha256 is None:
+        if not sha256:
             continue
         file = path / name
         if not file.is_file():
             raise CikdError(f"{file} is missing", hint="copy the run again, whole, or train it again")
-        if file_sha256(file) != sha256:
+        if file_sha256(file) not in sha256:
             hint = "put the original back; to change a setting, start a new run with a flag"
             raise CikdError(f"{file} was changed after the run wrote it", hint=hint)
 

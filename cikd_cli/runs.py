@@ -3,7 +3,9 @@
 run.json  config.toml  metrics.jsonl  model.safetensors  checkpoints/  analysis/  log.txt
 """
 
+import hashlib
 import json
+import secrets
 import time
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
@@ -16,7 +18,7 @@ import tomli_w
 
 from cikd_cli import locks, numbering
 from cikd_cli.errors import CikdError
-from cikd_cli.files import disk_error, file_sha256, to_json, write_atomically
+from cikd_cli.files import append, disk_error, file_sha256, remove_leftovers, to_json, write_atomically
 from cikd_cli.records import FORMAT, read_record, refuse_edited, unfinished, without_none
 
 __all__ = ["RunDir", "all_runs", "damaged_runs", "file_sha256", "newest_run", "write_atomically"]
@@ -48,7 +50,8 @@ class RunDir:
             CikdError: the name is taken or unusable, or the folder cannot be written.
         """
         path = numbering.claim(Path(runs_dir), prefix=prefix, name=name, stage=stage)
-        run = cls(path, {"format": FORMAT, "stage": stage, "status": "running", "started": _now(), **record})
+        about = {"format": FORMAT, "stage": stage, "id": secrets.token_hex(8), "status": "running", "started": _now()}
+        run = cls(path, {**about, **record})
         run.write_config(config)
         return run
 
@@ -99,7 +102,7 @@ class RunDir:
     @property
     def analysis(self) -> Path:
         """The folder of eval, mad and cka results; made if it is not there."""
-        return self._folder(self.path / "analysis")
+        return self.make_folder(self.path / "analysis")
 
     def update(self, **values: Any) -> None:
         """Set top-level keys of run.json and rewrite it; while the run is running, its seconds go along."""
@@ -114,6 +117,8 @@ class RunDir:
             weights_sha256 = file_sha256(self.weights)
         weights = {"file": self.weights.name, "sha256": weights_sha256} if weights_sha256 else None
         self.record.pop("message", None)
+        others = [int(run.record.get("order") or 0) for run in all_runs(self.path.parent)]
+        self.record["order"] = max(others, default=0) + 1  # which run is the newest, whatever clocks say
         self.update(status="done", finished=_now(), seconds=self._elapsed(), weights=weights, result=dict(result))
 
     def fail(self, status: str, message: str) -> None:
@@ -122,12 +127,7 @@ class RunDir:
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """One line more in metrics.jsonl."""
-        path = self.path / "metrics.jsonl"
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(to_json(row) + "\n")
-        except OSError as error:
-            raise disk_error(error, path) from error
+        append(self.path / "metrics.jsonl", (to_json(row) + "\n").encode())
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl; a last line torn by a crash is left out."""
@@ -147,15 +147,19 @@ class RunDir:
         return tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8"))
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write config.toml, every value but none, and note its hash in run.json."""
-        path = self.path / "config.toml"
-        write_atomically(path, tomli_w.dumps(without_none(config)).encode())
-        self.update(config_sha256=file_sha256(path))
+        """Write config.toml, every value but none, and note its hash in run.json; whole also if killed between them."""
+        path, content = self.path / "config.toml", tomli_w.dumps(without_none(config)).encode()
+        sha256 = hashlib.sha256(content).hexdigest()
+        if "config_sha256" in self.record:
+            self.update(config_next_sha256=sha256)
+        write_atomically(path, content)
+        self.record.pop("config_next_sha256", None)
+        self.update(config_sha256=sha256)
 
     def write_json(self, relative: str, value: object) -> None:
         """Write a JSON file of the run, whole or not at all."""
         path = self.path / relative
-        self._folder(path.parent)
+        self.make_folder(path.parent)
         write_atomically(path, (to_json(value, indent=2) + "\n").encode())
 
     def as_parent(self, runs_dir: Path) -> dict[str, Any]:
@@ -199,8 +203,25 @@ class RunDir:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run; a second process gets a CikdError that names the holder. The lock file goes afterwards."""
+        """Hold the run, and remove what a killed process left half-written; the lock file goes afterwards.
+
+        Raises:
+            CikdError: another process holds it, and is named, or has changed it since this one read it.
+        """
         with locks.hold(self.path):
+            locks.refuse_orphan(self.path)
+            if read_record(self.path) != json.loads(to_json(self.record)):
+                raise CikdError(
+                    f"Another process has gone on with {self.path} meanwhile", hint="cikd runs shows its state"
+                )
+            for folder in (self.path, self.checkpoints, self.path / "analysis"):
+                remove_leftovers(folder)
+            yield
+
+    @contextmanager
+    def lock_as_writer(self) -> Iterator[None]:
+        """Hold the run as the launched process that writes into it, while the command that launched it holds `lock`."""
+        with locks.hold(self.path, locks.WRITER):
             yield
 
     def is_locked(self) -> bool:
@@ -211,7 +232,8 @@ class RunDir:
         return round(self._seconds + time.monotonic() - self._since, 3)
 
     @staticmethod
-    def _folder(path: Path) -> Path:
+    def make_folder(path: Path) -> Path:
+        """A folder of the run; made if it is not there."""
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -237,7 +259,9 @@ def newest_run(runs_dir: Path, stage: str, *, data: str) -> RunDir | None:
         for run in all_runs(runs_dir)
         if run.stage == stage and run.record["status"] == "done" and (run.record.get("data") or {}).get("name") == data
     ]
-    return max(done, key=lambda run: str(run.record.get("finished", "")), default=None)
+    return max(
+        done, key=lambda run: (int(run.record.get("order") or 0), str(run.record.get("finished", ""))), default=None
+    )
 
 
 def _read_all(runs_dir: Path) -> Iterator[tuple[Path, RunDir | CikdError]]:

@@ -4,66 +4,18 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tiny networks, and tests that share a machine
 
-import numpy as np
 import pytest
-from PIL import Image
+from tiny import RECIPE, draw_photos
 from typer.testing import CliRunner
 
 from cikd_cli.cli import app
 
-RECIPE = """
-[common]
-image_size = 16
-batch_size = 8
-epochs = 3
-lr = 2e-3
-warmup = 1
-layer_decay = 1.0
-precision = "fp32"
-flip = 0.5
-crop_scale = [0.5, 1.0]
-
-[finetune-teacher]
-teacher = "scratch"
-teacher_width = 16
-teacher_depth = 3
-teacher_heads = 2
-teacher_patch = 4
-
-[ali]
-student = "custom"
-student_width = 8
-student_depth = 3
-student_heads = 1
-drop_path = 0.3
-lob = 2
-
-[lm]
-student = "custom"
-student_width = 8
-student_depth = 3
-student_heads = 1
-drop_path = 0.3
-"""
-
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
-    """A folder with train/ and test/: 3 classes, 10 + 4 images each, a noisy stripe in another direction a class."""
+    """A folder with train/ and test/ of pictures."""
     folder = tmp_path_factory.mktemp("data") / "photos"
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 10), ("test", 4)):
-        for label, name in enumerate(("bars", "dots", "rows")):
-            (folder / part / name).mkdir(parents=True)
-            for index in range(count):
-                pixels = rng.integers(0, 90, (16, 16, 3))
-                if label == 0:
-                    pixels[:, ::4] += 140
-                elif label == 1:
-                    pixels[::4, ::4] += 160
-                else:
-                    pixels[::4] += 140
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / part / name / f"{index}.png")
+    draw_photos(folder)
     return folder
 
 

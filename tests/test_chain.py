@@ -76,6 +76,6 @@ def test_resume_takes_epochs_and_hardware_and_refuses_the_rest():
     check_resume(Request("ali", {"epochs": 9}, RunOptions(resume="runs/ali-001", gpus="2", quiet=True)), AliConfig)
     with pytest.raises(CikdError, match=r"so --from, --recipe cannot be given"):
         check_resume(
-            Request("ali", {"from_run": "x"}, RunOptions(resume="runs/ali-001", recipe="digits", save_every=1)),
+            Request("ali", {"from_run": "x"}, RunOptions(resume="runs/ali-001", recipe="digits", save_every="1")),
             AliConfig,
         )

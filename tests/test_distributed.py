@@ -34,7 +34,7 @@ def test_two_processes_equal_one(cikd, teacher, recipe, stage):
     assert RunDir.open("runs/two").record["world_size"] == 2
 
 
-def test_ctrl_c_reaches_every_process_and_the_run_is_saved(teacher, recipe):
+def test_sigusr1_saves_and_goes_on_and_ctrl_c_reaches_every_process_and_the_run_is_saved(teacher, recipe):
     words = ("ali", "--teacher", teacher, "--recipe", recipe, "--epochs", "5000", "--gpus", "cpu", "--processes", "2")
     command = [sys.executable, "-m", "cikd_cli", *map(str, words)]
     process = subprocess.Popen(
@@ -44,13 +44,23 @@ def test_ctrl_c_reaches_every_process_and_the_run_is_saved(teacher, recipe):
     deadline = time.monotonic() + 180
     while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
+    last = Path("runs/ali-001/checkpoints/last.safetensors")
+    assert not last.exists()
+    process.send_signal(signal.SIGUSR1)  # as a scheduler does: to the parent alone
+    while not last.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    epochs = metrics.read_text().count("\n")
+    while metrics.read_text().count("\n") < epochs + 3 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the parent and to its workers
     said = process.communicate(timeout=120)
     assert process.returncode == EXIT_INTERRUPTED, said
     assert "cikd ali --resume runs/ali-001" in said[1]
     assert "Traceback" not in said[1]
     assert RunDir.open("runs/ali-001", finished=False).record["status"] == "interrupted"
-    assert Path("runs/ali-001/checkpoints/last.safetensors").exists()
+    assert last.exists()
+    assert last.with_name("previous.safetensors").exists()
 
 
 def test_more_gpus_than_there_are_is_a_sentence():

@@ -4,20 +4,22 @@ Order, augmentation and drop path are functions of (seed, epoch, index) and (see
 weights, optimizer moments, the average, and the sums of the epoch that is under way.
 """
 
+import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from cikd_cli.errors import CikdError
+from cikd_cli.errors import EXIT_FAILED, CikdError
 from cikd_cli.runs import RunDir, write_atomically
 
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
+_UNSIGNED = "0" * 64
 
 
 @dataclass
@@ -48,41 +50,96 @@ def save_checkpoint(
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
     # clone: safetensors refuses tensors that share memory
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    data = save(plain, metadata={"progress": json.dumps(asdict(progress))})
-    run.checkpoints.mkdir(exist_ok=True)
-    last = run.checkpoints / LAST
-    if last.exists():
-        last.replace(run.checkpoints / PREVIOUS)
-    write_atomically(last, data)
-    if keep_as:
-        write_atomically(run.checkpoints / f"{keep_as}.safetensors", data)
+    about = {"run": run.record.get("id"), "sha256": _UNSIGNED, "progress": asdict(progress)}
+    content = _sign(save(plain, metadata={"cikd": json.dumps(about)}))
+    run.make_folder(run.checkpoints)
+    if keep_as:  # first: what `last` says is done is not done again
+        write_atomically(run.checkpoints / f"{keep_as}.safetensors", content)
+    write_atomically(run.checkpoints / LAST, content, keep=run.checkpoints / PREVIOUS)
 
 
 def load_checkpoint(
-    run: RunDir, *, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None
+    run: RunDir,
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: nn.Module | None,
+    warn: Callable[[str], None],
 ) -> Progress:
-    """Restore the newest whole checkpoint in place; a fresh Progress when there is none yet."""
-    for name in (LAST, PREVIOUS):
-        path = run.checkpoints / name
-        if not path.exists():
-            continue
-        try:
-            tensors, progress = _read(path)
-        except (OSError, ValueError, TypeError, KeyError, safetensors.SafetensorError):
-            continue  # torn: the one before is whole
-        _restore(tensors, model=model, optimizer=optimizer, average=average, path=path)
-        return progress
-    if any((run.checkpoints / name).exists() for name in (LAST, PREVIOUS)):
+    """Restore the newest whole checkpoint in place; a fresh Progress when there is none yet.
+
+    `warn` is told of damaged ones, which go: `last` must not take the place of a good `previous`.
+
+    Raises:
+        CikdError: there are checkpoints, and none of them is whole; they stay as they are.
+    """
+    path, content, damaged = _newest(run)
+    if path is None:
+        return Progress()
+    for other, why in damaged.items():
+        warn(f"{other} {why}; going on from {path.name}")
+        other.unlink(missing_ok=True)
+    progress = Progress(**_read_about(content)["progress"])
+    _restore(load(content), model=model, optimizer=optimizer, average=average, path=path)
+    return progress
+
+
+def check_checkpoints(run: RunDir) -> None:
+    """Raise CikdError if the run cannot go on from its checkpoints; nothing is written."""
+    path, _, _ = _newest(run)
+    if path is None and run.record["status"] == "done":
         raise CikdError(
-            f"No checkpoint in {run.checkpoints} can be read.", hint="start the stage again without --resume"
+            f"{run.path} is finished and has no checkpoint any more to train on from",
+            hint=f"start a new run:  cikd {run.stage} --config {run.path / 'config.toml'} --epochs N",
         )
-    return Progress()
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], Progress]:
-    with safetensors.safe_open(path, framework="pt") as file:
-        progress = Progress(**json.loads((file.metadata() or {})["progress"]))
-    return load_file(path), progress
+def _newest(run: RunDir) -> tuple[Path | None, bytes, dict[Path, str]]:
+    """The newest whole checkpoint and its content, none if there is none yet; the damaged ones it is older than."""
+    damaged: dict[Path, str] = {}
+    periodic = sorted(run.checkpoints.glob("epoch-*.safetensors"), reverse=True)
+    for path in (run.checkpoints / LAST, run.checkpoints / PREVIOUS, *periodic):
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            continue
+        except OSError as error:  # it may be whole: its owner decides
+            hint = "make it readable, or remove it to go on from the checkpoint before it"
+            raise CikdError(f"Cannot read {path}: {error.strerror}", hint=hint, exit_code=EXIT_FAILED) from error
+        why = _fault(content, run)
+        if why is None:
+            return path, content, damaged
+        damaged[path] = why
+    if damaged:
+        listed = ", ".join(f"{path.name} {why}" for path, why in damaged.items())
+        raise CikdError(
+            f"No checkpoint in {run.checkpoints} can be used: {listed}",
+            hint=f"start a new run:  cikd {run.stage} --config {run.path / 'config.toml'}",
+        )
+    return None, b"", {}
+
+
+def _sign(content: bytes) -> bytes:
+    """Put the hash of a file, taken with zeros in its place, into its header."""
+    return content.replace(_UNSIGNED.encode(), hashlib.sha256(content).hexdigest().encode(), 1)
+
+
+def _fault(content: bytes, run: RunDir) -> str | None:
+    """What is wrong with the content of a checkpoint of `run`; every bit of it is under the hash in its header."""
+    try:
+        about = _read_about(content)
+        unsigned = content.replace(about["sha256"].encode(), _UNSIGNED.encode(), 1)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return "is damaged (its header cannot be read)"
+    if hashlib.sha256(unsigned).hexdigest() != about["sha256"]:
+        return "is damaged (its content is not what its checksum says)"
+    return None if about["run"] == run.record.get("id") else "belongs to another run"
+
+
+def _read_about(content: bytes) -> dict[str, Any]:
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    about: dict[str, Any] = json.loads(header["__metadata__"]["cikd"])
+    return about
 
 
 def _restore(

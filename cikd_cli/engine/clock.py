@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from cikd_cli.data.batch import Batch
+from cikd_cli.options import EPOCHS, parse_interval
 
 
 class Clock:
@@ -58,3 +59,18 @@ class Every:
             return False
         self._last = time.monotonic()
         return True
+
+
+class SaveTimer:
+    """Says when a checkpoint is due by `--save-every`: after some time, or after some epochs."""
+
+    def __init__(self, every: str) -> None:
+        amount, unit = parse_interval(every)
+        self._epochs = int(amount) if unit == EPOCHS else None
+        self._timer = Every(amount)
+
+    def due(self, epochs: int | None) -> bool:
+        """Whether it is time now; epochs: how many are done, if one has just ended."""
+        if self._epochs is None:
+            return self._timer.due()
+        return epochs is not None and epochs % self._epochs == 0

@@ -2,11 +2,13 @@
 
 import json
 import logging
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from cikd_cli.errors import EXIT_FAILED, CikdError
 
-PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
+ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,10 @@ def launch(worker: Callable[..., None], hardware: Hardware, run: Path, *args: An
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         start_method="spawn",
-        signals_to_handle=",".join(number.name for number in PASSED_ON),
+        signals_to_handle=",".join(number.name for number in ENDS),
     )
-    before = {number: signal.getsignal(number) for number in PASSED_ON}
+    before = {number: signal.getsignal(number) for number in (*ENDS, signal.SIGUSR1)}
+    signal.signal(signal.SIGUSR1, _pass_on)  # torch elastic would end the workers
     try:
         elastic_launch(config, _entry)(worker, hardware, run, *args)
     except ChildFailedError as error:
@@ -136,6 +139,12 @@ def launch(worker: Callable[..., None], hardware: Hardware, run: Path, *args: An
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _pass_on(number: int, _frame: FrameType | None) -> None:
+    for worker in multiprocessing.active_children():
+        if worker.pid is not None:
+            os.kill(worker.pid, number)
 
 
 @record

@@ -8,7 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cikd_cli.console import Reporter, duration
 from cikd_cli.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
-from cikd_cli.engine.clock import Clock, Every
+from cikd_cli.engine.clock import Clock, Every, SaveTimer
 from cikd_cli.engine.distributed import World
 from cikd_cli.engine.step import Training, train_step
 from cikd_cli.engine.stop import StopRequest
@@ -38,17 +38,17 @@ class _Going:
     totals: Totals
 
 
-def fit(runs: Sequence[tuple[Training, RunDir]], world: World, reporter: Reporter, *, save_every: float) -> Outcome:
-    """Train from the run's last checkpoint, if it has one, to the end or to a signal; `save_every` in minutes.
+def fit(runs: Sequence[tuple[Training, RunDir]], world: World, reporter: Reporter, *, save_every: str) -> Outcome:
+    """Train from the run's last checkpoint, if it has one, to the end or to a signal; `save_every` as typed.
 
     Several runs, all of them new, take every step together, on the batches of the first one's loader.
     """
-    going = [_restore(training, run, world) for training, run in runs]
+    going = [_restore(training, run, world, reporter) for training, run in runs]
     trainings = [training for training, _ in runs]
     first, step = trainings[0], going[0].progress.step
     per_epoch, steps = first.loader.steps_per_epoch, first.steps
     clock = Clock(before := going[0].progress.seconds, images=first.config.batch_size)
-    save_timer, bar_timer = Every(60 * save_every), Every(0.25)
+    save_timer, bar_timer = SaveTimer(save_every), Every(0.25)
     with StopRequest() as stop, reporter.progress(steps, unit="steps") as bar:
         for batch in clock.waiting(first.loader.batches(step, steps)):
             epoch = step // per_epoch
@@ -70,7 +70,8 @@ def fit(runs: Sequence[tuple[Training, RunDir]], world: World, reporter: Reporte
             if done or bar_timer.due():
                 bar.update(step, _describe(going, terms, epoch + 1, clock))
             votes = world.size == 1 or epoch_done or step % VOTE_EVERY == 0
-            stopping, saving = world.any(stop.asked, world.first and save_timer.due()) if votes else (False, False)
+            due = votes and world.first and save_timer.due(epoch + 1 if epoch_done else None)
+            stopping, saving = world.any(stop.asked, stop.save_asked() or due) if votes else (False, False)
             keep = epoch_done and first.config.keep_every and (epoch + 1) % first.config.keep_every == 0
             if stopping or saving or keep or done:
                 _check(going, epoch, weights=True)
@@ -87,8 +88,14 @@ def resume_command(run: RunDir) -> str:
     return f"cikd {run.record['stage']} --resume {run.path}"
 
 
-def _restore(training: Training, run: RunDir, world: World) -> _Going:
-    progress = load_checkpoint(run, model=training.model, optimizer=training.optimizer, average=training.average)
+def _restore(training: Training, run: RunDir, world: World, reporter: Reporter) -> _Going:
+    progress = load_checkpoint(
+        run,
+        model=training.model,
+        optimizer=training.optimizer,
+        average=training.average,
+        warn=reporter.warn if world.first else lambda _: None,
+    )
     if progress.scaler:
         training.scaler.load_state_dict(progress.scaler)
     if world.first:

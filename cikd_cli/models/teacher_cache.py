@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from cikd_cli.files import disk_error, to_json, write_atomically
+from cikd_cli.files import disk_error, remove_leftovers, to_json, write_atomically
 from cikd_cli.models.frozen import FrozenTeacher
 
 KEY_FILE = "key.json"
@@ -113,6 +113,7 @@ class TeacherCache:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(error, self.folder) from error
+        remove_leftovers(self.folder)
         key_file = self.folder / KEY_FILE
         if not key_file.exists():
             write_atomically(key_file, (to_json(self.key, indent=2) + "\n").encode())

@@ -1,7 +1,7 @@
 """Training of runs that have their folders, on one or many processes, to a result or to what stopped it."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,10 @@ def train(begun: Sequence[Begun], hardware: Hardware, options: RunOptions, out: 
             else:
                 launch(_worker, hardware, paths[0], options)
         except BaseException as error:  # whatever it was, no run must look as if it were still running
-            for path in paths:
-                _end_badly(path, error)
-            out.note(f"error: {error}")
+            with suppress(CikdError, OSError):  # a full disk: the first error is the one to show
+                for path in paths:
+                    _end_badly(path, error)
+                out.note(f"error: {error}")
             raise
     runs = [RunDir.open(path, finished=False) for path in paths]
     if any(run.record["status"] != "done" for run in runs):
@@ -75,7 +76,8 @@ def _worker(world: World, path: Path, options: RunOptions) -> None:
     begun = Begun(job, prepare([job], world, options)[0], run_dir)
     if world.first:
         out.attach_log(run_dir.path / "log.txt")
-    execute([begun], world, options, out)
+    with run_dir.lock_as_writer() if world.first else nullcontext():
+        execute([begun], world, options, out)
 
 
 def execute(begun: Sequence[Begun], world: World, options: RunOptions, out: Reporter) -> None:

@@ -8,6 +8,7 @@ import torch
 from cikd_cli.chain import check_resume
 from cikd_cli.config import TrainingConfig
 from cikd_cli.console import Reporter
+from cikd_cli.engine.checkpoint import check_checkpoints
 from cikd_cli.engine.distributed import Hardware, World
 from cikd_cli.errors import CikdError
 from cikd_cli.options import Request
@@ -31,6 +32,7 @@ def resume(
     config = stored_config(run_dir, config_class)
     epochs = request.flags.get("epochs", config.epochs)
     _check_epochs(run_dir, config.epochs, epochs)
+    check_checkpoints(run_dir)
     job = build(config.model_copy(update={"epochs": epochs}), hardware.device)
     (training,) = prepare([job], World(hardware.device, size=hardware.processes), options)
     recorded = run_dir.record["data"]["fingerprint"]
@@ -47,9 +49,9 @@ def resume(
     if options.dry_run:
         return dry_run([job], [training], hardware, out)
     with run_dir.lock():
+        run_dir.update(status="running", weights=None, result=None)
         if epochs != config.epochs:
             run_dir.write_config(run_dir.config() | {"epochs": epochs})
-        run_dir.update(status="running", weights=None, result=None)
     out.attach_log(run_dir.path / "log.txt")
     return train([Begun(job, training, run_dir)], hardware, options, out)
 
