@@ -3,9 +3,7 @@
 run.json  config.toml  metrics.jsonl  model.safetensors  checkpoints/  analysis/  log.txt
 """
 
-import json
 import time
-import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,7 +15,7 @@ import tomli_w
 from cikd_cli import locks, numbering
 from cikd_cli.errors import CikdError
 from cikd_cli.files import disk_error, file_sha256, to_json, write_atomically
-from cikd_cli.records import FORMAT, read_record, refuse_edited, unfinished, without_none
+from cikd_cli.records import FORMAT, read_config, read_metrics, read_record, refuse_edited, unfinished, without_none
 
 __all__ = ["RunDir", "all_runs", "damaged_runs", "file_sha256", "newest_run", "write_atomically"]
 
@@ -131,11 +129,7 @@ class RunDir:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl; a last line torn by a crash is left out."""
-        path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return []
-        *whole, _torn = path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in whole if line]
+        return read_metrics(self.path)
 
     def drop_metrics_after(self, epoch: int) -> None:
         """Remove the rows of later epochs, which a resumed run writes again."""
@@ -144,7 +138,7 @@ class RunDir:
 
     def config(self) -> dict[str, Any]:
         """config.toml; a knob that is none is absent."""
-        return tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8"))
+        return read_config(self.path, self.stage)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.toml, every value but none, and note its hash in run.json."""

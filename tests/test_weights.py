@@ -118,7 +118,7 @@ def test_the_description_holds_heads_sizes_classes_and_normalisation():
 
 def test_a_description_survives_json():
     _, spec = student()
-    assert ModelSpec.from_dict(json.loads(json.dumps(spec.as_dict()))) == spec
+    assert ModelSpec.from_json(json.dumps(spec.as_dict())) == spec
 
 
 def test_drop_path_comes_back_with_the_student(tmp_path):

@@ -14,6 +14,7 @@ from cikd_cli.console import Reporter, quantity
 from cikd_cli.engine.evaluate import predict
 from cikd_cli.engine.precision import choose_precision
 from cikd_cli.errors import CikdError
+from cikd_cli.files import file_word
 from cikd_cli.options import Request
 from cikd_cli.runs import RunDir
 from cikd_cli.stages.model_card import write_card
@@ -165,7 +166,7 @@ def _read_eval(run: RunDir) -> Result | None:
 
 def _write(run: RunDir, result: Result, images: Images) -> list[Path]:
     """eval.json and the confusion files; other data or another split than test stand in their names."""
-    parts = [] if images.own else [Path(images.source.name).name]
+    parts = [] if images.own else [file_word(Path(images.source.name).name)]
     parts += [] if images.split == "test" else [images.split]
     names = [entry["name"] for entry in result["classes"]]
     run.write_json("/".join(["analysis", "-".join(["eval", *parts]) + ".json"]), _without_confusion(result))

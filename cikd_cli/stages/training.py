@@ -17,6 +17,7 @@ from cikd_cli.engine.fit import Outcome, Training, fit, resume_command
 from cikd_cli.engine.precision import choose_precision
 from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
 from cikd_cli.files import file_sha256, write_atomically
+from cikd_cli.knobs import check_keys, validate
 from cikd_cli.models.weights import encode_model
 from cikd_cli.options import Request, RunOptions
 from cikd_cli.recipes import resolve, typed_values
@@ -174,7 +175,8 @@ def stored_config(run_dir: RunDir, config_class: type[StageConfig]) -> Any:
     for parent in run_dir.record["parents"]:
         key = "teacher" if parent["stage"] == "finetune-teacher" else "from_run"
         values[key] = str(run_dir.parent(parent["stage"]).path)
-    return config_class(**values)
+    check_keys(config_class, values, str(run_dir.path / "config.toml"), command=run_dir.stage)
+    return validate(config_class, values, command=run_dir.stage)
 
 
 def _resume(
