@@ -11,6 +11,7 @@ from typing import Any
 
 import safetensors
 import torch
+from pydantic import TypeAdapter
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -81,7 +82,7 @@ def load_checkpoint(
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Progress]:
     with safetensors.safe_open(path, framework="pt") as file:
-        progress = Progress(**json.loads((file.metadata() or {})["progress"]))
+        progress = TypeAdapter(Progress).validate_json((file.metadata() or {})["progress"])
     return load_file(path), progress
 
 
@@ -97,13 +98,20 @@ def _restore(
         model.load_state_dict(_part(tensors, "model."))
         if average is not None:
             average.load_state_dict(_part(tensors, "average."))
-    except RuntimeError as error:
+        optimizer.load_state_dict({"state": _moments(tensors), "param_groups": optimizer.state_dict()["param_groups"]})
+    except (RuntimeError, KeyError, ValueError) as error:
         raise CikdError(f"{path} belongs to another network ({str(error).splitlines()[0]}).") from error
+    for parameter, state in optimizer.state.items():
+        if any(moment.shape not in (parameter.shape, ()) for moment in state.values()):
+            raise CikdError(f"{path} belongs to another network (a moment has another shape than its weights).")
+
+
+def _moments(tensors: dict[str, Tensor]) -> dict[int, dict[str, Any]]:
     state: dict[int, dict[str, Any]] = {}
     for name, tensor in _part(tensors, "optimizer.").items():
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return state
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

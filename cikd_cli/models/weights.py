@@ -171,8 +171,8 @@ def load_foreign(path: Path, architecture: str, *, num_classes: int, image_size:
     Only the classifier may be missing. Wrapper prefixes go, position embeddings are resampled. A .pth file is read with
     weights_only=True: code in it never runs.
     """
-    model = teachers.create_teacher(architecture, num_classes=num_classes, image_size=image_size)
     tensors = {key: value for key, value in _unwrap(_read_tensors(path)).items() if not key.startswith("head")}
+    model = teachers.create_teacher(architecture, num_classes=num_classes, image_size=image_size)
     try:
         adapted = checkpoint_filter_fn(tensors, model)
     except (RuntimeError, ValueError, KeyError, AttributeError) as error:
