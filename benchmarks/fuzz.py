@@ -4,7 +4,7 @@
 
 Valid files of a small curriculum are damaged, blindly (bits, cuts, insertions) and knowingly (values of a wrong type,
 huge numbers, deep nesting, sizes in headers), and given to what reads them, in one process. A file fails with any other
-exception, after SECONDS, or when the process has taken more than MEMORY; failing files are kept to be looked at.
+exception, after SECONDS, or when the process has grown by more than MEMORY; failing files are kept to be looked at.
 """
 
 import argparse
@@ -36,6 +36,7 @@ from cikd_cli.chain import inherited_settings
 from cikd_cli.config import LmConfig
 from cikd_cli.data.images import open_image, pillow_silenced, probe
 from cikd_cli.engine.checkpoint import load_checkpoint
+from cikd_cli.engine.optim import LABEL_NO_DECAY
 from cikd_cli.errors import CikdError
 from cikd_cli.files import file_sha256, to_json
 from cikd_cli.models.weights import load_foreign, load_model, read_spec
@@ -43,13 +44,14 @@ from cikd_cli.options import RunOptions
 from cikd_cli.recipes import SECTIONS, load_recipe, resolve
 from cikd_cli.runs import RunDir, all_runs, damaged_runs
 from cikd_cli.stages import report
+from cikd_cli.stages.job import trainable_groups
 from cikd_cli.stages.model_card import write_card
 from cikd_cli.stages.subjects import teacher_of
 from cikd_cli.stages.training import stored_config
 
 SECONDS = 5  # a file
-MEMORY = 1e9  # bytes of the whole process
-DRAWN = 25  # one file in so many also gets its picture drawn, which takes most of a second
+MEMORY = 1e9  # bytes on top of what the process holds before the first file, which is torch and its libraries
+DRAWN = 100  # one file in so many also gets its picture drawn, which takes most of a second
 FORMATS = {"png": {}, "jpg": {}, "bmp": {}, "webp": {"lossless": True}, "tif": {}, "gif": {}, "ppm": {}}
 
 RECIPE = """
@@ -189,8 +191,9 @@ class Loaders:
 
         def read() -> None:
             model, _ = load_model(self.run / "model.safetensors")
-            optimizer = torch.optim.AdamW(model.parameters())
-            load_checkpoint(RunDir.open(self.run), model=model, optimizer=optimizer, average=None)
+            run = RunDir.open(self.run)
+            optimizer = torch.optim.AdamW(trainable_groups(model, stored_config(run, LmConfig), LABEL_NO_DECAY))
+            load_checkpoint(run, model=model, optimizer=optimizer, average=None)
 
         return path, read
 
@@ -271,6 +274,7 @@ def fuzz(
     """Damage and read `files` files, the kinds in turn; file n of a seed is the same however many there are."""
     loaders = Loaders(seeds, work)
     tallies = {kind: Tally() for kind in loaders.kinds}
+    memory += peak_memory()
     for number in range(files):
         kind = list(loaders.kinds)[number % len(loaders.kinds)]
         loaders.restore()

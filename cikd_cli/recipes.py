@@ -127,9 +127,13 @@ def typed_values(
 def check_data(data: str) -> None:
     """Raise CikdError unless `data` is the name of a data set or a folder that is there."""
     names = data_names()
-    if data in names or Path(data).is_dir():
+    try:
+        is_folder, is_there = Path(data).is_dir(), Path(data).exists()
+    except OSError:  # too long for a name
+        is_folder = is_there = False
+    if data in names or is_folder:
         return
-    if Path(data).exists():
+    if is_there:
         raise CikdError(
             f"{data} is a file, not a folder of images", hint="name the folder that holds the class folders"
         )

@@ -16,7 +16,7 @@ class Parent(_Part):
     """A run this one was made from; path: a name beside this run, or a whole path."""
 
     stage: str
-    path: str
+    path: Annotated[str, Field(pattern="^[^\\x00]*$")]
     sha256: str | None = None
 
 

@@ -24,7 +24,7 @@ _WHOLE = "copy the run again, whole, or train it again"
 
 
 class Fields(dict[str, Any]):
-    """A JSON object of a run.json: a key that is asked for and not there is a sentence, not a KeyError."""
+    """An object of a run.json, or a config.toml: a key that is asked for and not there is a sentence, not a KeyError."""
 
     def __init__(self, values: Mapping[str, Any], file: Path) -> None:
         super().__init__(values)
@@ -41,7 +41,11 @@ def read_record(path: Path) -> dict[str, Any]:
         CikdError: no such run, no run at all, damaged, or of another format.
     """
     file = path / "run.json"
-    if not path.exists():
+    try:
+        is_there = path.exists()
+    except OSError as error:
+        raise CikdError(f"There is no run {path} ({error.strerror})", hint="cikd runs lists the runs") from None
+    if not is_there:
         found = nearest(path.name, [other.parent.name for other in path.parent.glob("*/run.json")])
         hint = f"did you mean {path.parent / found}?" if found else "cikd runs lists the runs"
         raise CikdError(f"There is no run {path}", hint=hint)
@@ -75,7 +79,8 @@ def read_config(path: Path, stage: str) -> dict[str, Any]:
     """
     values = read_toml(path / "config.toml", "config")
     known = {key: value for key, value in values.items() if key in SECTIONS[stage].model_fields}
-    return values | validate(SECTIONS[stage], known, command=stage).model_dump(mode="json", include=set(known))
+    checked = validate(SECTIONS[stage], known, command=stage).model_dump(mode="json", include=set(known))
+    return Fields(values | checked, path / "config.toml")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -177,7 +177,7 @@ class RunDir:
                 return found
         for entry in entries:
             ancestor = RunDir.open(self.resolve_parent(entry))
-            if ancestor.has_ancestor(stage):
+            if ancestor.has_ancestor(stage) and ancestor.path.resolve() != self.path.resolve():
                 return ancestor.parent(stage)
         raise CikdError(f"{self.path} does not descend from a run of {stage}", hint="cikd runs shows the lineage")
 
@@ -187,8 +187,11 @@ class RunDir:
             if entry["stage"] == stage:
                 return True
             path = self.resolve_parent(entry)
-            if (path / "run.json").is_file() and RunDir(path, read_record(path)).has_ancestor(stage):
-                return True
+            try:
+                if (path / "run.json").is_file() and RunDir(path, read_record(path)).has_ancestor(stage):
+                    return True
+            except (OSError, RecursionError):  # a path too long for a name; a circle, from hand-edited records
+                raise CikdError(f"{self.path} has a parent that cannot be", hint="cikd runs") from None
         return False
 
     @contextmanager

@@ -47,10 +47,8 @@ drop_path = 0.3
 """
 
 
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory):
-    """A folder with train/ and test/: 3 classes, 10 + 4 images each, a noisy stripe in another direction a class."""
-    folder = tmp_path_factory.mktemp("data") / "photos"
+def write_photos(folder):
+    """train/ and test/: 3 classes, 10 + 4 images each, a noisy stripe in another direction a class."""
     rng = np.random.default_rng(0)
     for part, count in (("train", 10), ("test", 4)):
         for label, name in enumerate(("bars", "dots", "rows")):
@@ -64,6 +62,13 @@ def photos(tmp_path_factory):
                 else:
                     pixels[::4] += 140
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / part / name / f"{index}.png")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """A folder as `write_photos` makes it."""
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    write_photos(folder)
     return folder
 
 
