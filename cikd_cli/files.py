@@ -81,6 +81,14 @@ def read_text(path: Path, *, most: int) -> str:
     return content.decode("utf-8")
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there; a path too long for a name is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def file_word(name: str) -> str:
     """A name from elsewhere as part of a file's name: letters, digits and `+-._`, at most 60, others become `_`."""
     return re.sub(r"[^\w.+-]", "_", name)[:60]

@@ -24,7 +24,7 @@ _WHOLE = "copy the run again, whole, or train it again"
 
 
 class Fields(dict[str, Any]):
-    """An object of a run.json, or a config.toml: a key that is asked for and not there is a sentence, not a KeyError."""
+    """An object of a run.json, or a config.toml; asking for a key that is not there is a CikdError, not a KeyError."""
 
     def __init__(self, values: Mapping[str, Any], file: Path) -> None:
         super().__init__(values)

@@ -14,7 +14,7 @@ import tomli_w
 
 from cikd_cli import locks, numbering
 from cikd_cli.errors import CikdError
-from cikd_cli.files import disk_error, file_sha256, to_json, write_atomically
+from cikd_cli.files import disk_error, file_sha256, is_file, to_json, write_atomically
 from cikd_cli.records import FORMAT, read_config, read_metrics, read_record, refuse_edited, unfinished, without_none
 
 __all__ = ["RunDir", "all_runs", "damaged_runs", "file_sha256", "newest_run", "write_atomically"]
@@ -177,21 +177,25 @@ class RunDir:
                 return found
         for entry in entries:
             ancestor = RunDir.open(self.resolve_parent(entry))
-            if ancestor.has_ancestor(stage) and ancestor.path.resolve() != self.path.resolve():
+            if ancestor.has_ancestor(stage):
                 return ancestor.parent(stage)
         raise CikdError(f"{self.path} does not descend from a run of {stage}", hint="cikd runs shows the lineage")
 
-    def has_ancestor(self, stage: str) -> bool:
-        """Whether a run of `stage` is among the recorded ancestors that are still there."""
+    def has_ancestor(self, stage: str, younger: frozenset[Path] = frozenset()) -> bool:
+        """Whether a run of `stage` is among the recorded ancestors that are still there; younger: those come from.
+
+        Raises:
+            CikdError: the run descends from itself, by a hand-edited record.
+        """
+        here = self.path.resolve()
+        if here in younger:
+            raise CikdError(f"{self.path} descends from itself", hint="cikd runs")
         for entry in self.record.get("parents", []):
             if entry["stage"] == stage:
                 return True
             path = self.resolve_parent(entry)
-            try:
-                if (path / "run.json").is_file() and RunDir(path, read_record(path)).has_ancestor(stage):
-                    return True
-            except (OSError, RecursionError):  # a path too long for a name; a circle, from hand-edited records
-                raise CikdError(f"{self.path} has a parent that cannot be", hint="cikd runs") from None
+            if is_file(path / "run.json") and RunDir(path, read_record(path)).has_ancestor(stage, younger | {here}):
+                return True
         return False
 
     @contextmanager

@@ -342,9 +342,9 @@ def document(rows: dict[str, str]) -> str:
     lines = [
         "# Errors",
         "",
-        f"{len(CASES)} wrong inputs and what `cikd` says about them, with the exit code: 2 for input, 1 for a fault while",
-        "running. Each takes less than 10 seconds, prints no traceback and writes nothing. Hints are in italics. `…` stands",
-        "for a place on the disk, or for the words of another package.",
+        f"{len(CASES)} wrong inputs and what `cikd` says about them, with the exit code: 2 for input, 1 for a fault",
+        "while running. Each takes less than 10 seconds, prints no traceback and writes nothing. Hints are in italics.",
+        "`…` stands for a place on the disk, or for the words of another package.",
         "",
         "Made by `python tests/wrong_inputs.py`; `tests/test_errors.py` tries every row.",
     ]
