@@ -41,6 +41,7 @@ BESIDE = (
     "macs",
     "latency_ms",
 )  # of a teacher
+NUMBERS = BESIDE[1:-1]
 
 
 def run(request: Request) -> Result:
@@ -159,9 +160,10 @@ def _find_teacher(run: RunDir, out: Reporter) -> RunDir | None:
 def _read_eval(run: RunDir) -> Result | None:
     try:
         known = json.loads((run.path / "analysis" / "eval.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return known if isinstance(known, dict) else None
+    whole = isinstance(known, dict) and all(isinstance(known.get(key), int | float) for key in NUMBERS)
+    return known if whole else None
 
 
 def _write(run: RunDir, result: Result, images: Images) -> list[Path]:
