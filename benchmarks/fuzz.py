@@ -15,7 +15,6 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,10 +24,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from fuzz_mutations import damaged_bytes, damaged_image, damaged_json, damaged_lines, damaged_safetensors, damaged_toml
-from PIL import Image
+from fuzz_seeds import make_seeds
 
 from cikd_cli import lineage
 from cikd_cli.analysis.plots import plot_curves
@@ -39,7 +37,8 @@ from cikd_cli.engine.checkpoint import load_checkpoint
 from cikd_cli.engine.optim import LABEL_NO_DECAY
 from cikd_cli.errors import CikdError
 from cikd_cli.files import file_sha256, to_json
-from cikd_cli.models.weights import load_foreign, load_model, read_spec
+from cikd_cli.models.foreign import load_foreign
+from cikd_cli.models.weights import load_model, read_spec
 from cikd_cli.options import RunOptions
 from cikd_cli.recipes import SECTIONS, load_recipe, resolve
 from cikd_cli.runs import RunDir, all_runs, damaged_runs
@@ -52,36 +51,6 @@ from cikd_cli.stages.training import stored_config
 SECONDS = 5  # a file
 MEMORY = 1e9  # bytes on top of what the process holds before the first file, which is torch and its libraries
 DRAWN = 100  # one file in so many also gets its picture drawn, which takes most of a second
-FORMATS = {"png": {}, "jpg": {}, "bmp": {}, "webp": {"lossless": True}, "tif": {}, "gif": {}, "ppm": {}}
-
-RECIPE = """
-[common]
-image_size = 16
-batch_size = 4
-epochs = 2
-warmup = 1
-precision = "fp32"
-
-[finetune-teacher]
-teacher = "scratch"
-teacher_width = 16
-teacher_depth = 3
-teacher_heads = 2
-teacher_patch = 4
-
-[ali]
-student = "custom"
-student_width = 8
-student_depth = 3
-student_heads = 1
-lob = 2
-
-[lm]
-student = "custom"
-student_width = 8
-student_depth = 3
-student_heads = 1
-"""
 
 
 class Hang(BaseException):
@@ -96,30 +65,6 @@ class Tally:
     seconds: float = 0.0
     slowest: float = 0.0
     failures: list[str] = field(default_factory=list)
-
-
-def make_seeds(folder: Path) -> Path:
-    """A finished curriculum on a dozen images, and an image of every kind, in `folder`; about ten seconds."""
-    rng = np.random.default_rng(0)
-    for part in ("train", "test"):
-        for label in ("cat", "dog"):
-            (folder / "photos" / part / label).mkdir(parents=True)
-            for number in range(4):
-                pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / "photos" / part / label / f"{number}.png")
-    (folder / "recipe.toml").write_text(RECIPE)
-    # in a process of its own, whose memory is not the readers'
-    words = ["run", "--data", "photos", "--recipe", "recipe.toml", "--gpus", "cpu", "--quiet"]
-    subprocess.run([sys.executable, "-m", "cikd_cli", *words], cwd=folder, check=True)
-    (folder / "images").mkdir()
-    picture = Image.fromarray(rng.integers(0, 256, (24, 20, 3), dtype=np.uint8))
-    for kind, settings in FORMATS.items():
-        picture.save(folder / "images" / f"seed.{kind}", **settings)
-    picture.convert("I").save(folder / "images" / "grey.tif")
-    picture.convert("P").save(folder / "images" / "palette.png", optimize=True)
-    model, _ = load_model(folder / "runs/lm-001/model.safetensors")
-    torch.save({"model": model.state_dict(), "epoch": 3}, folder / "weights.pth")
-    return folder
 
 
 class Loaders:

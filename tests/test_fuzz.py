@@ -1,9 +1,13 @@
 """A few hundred of the broken files of benchmarks/fuzz.py: each loads or is refused with a sentence."""
 
+import contextlib
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from cikd_cli.cli import app
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import fuzz
@@ -11,7 +15,12 @@ import fuzz
 
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory):
-    return fuzz.make_seeds(tmp_path_factory.mktemp("seeds"))
+    def cikd(folder, words):
+        with contextlib.chdir(folder):
+            outcome = CliRunner().invoke(app, words)
+        assert outcome.exit_code == 0, outcome.output
+
+    return fuzz.make_seeds(tmp_path_factory.mktemp("seeds"), cikd)
 
 
 @pytest.mark.filterwarnings("default")  # the warnings of other packages about broken files are not errors for users

@@ -15,7 +15,7 @@ from cikd_cli.data.images import open_image
 from cikd_cli.data.named import read_chaoyang
 from cikd_cli.errors import CikdError
 from cikd_cli.files import file_word, to_json
-from cikd_cli.models.weights import load_foreign
+from cikd_cli.models.foreign import load_foreign
 from cikd_cli.runs import RunDir
 
 NAMES = (

@@ -1,11 +1,10 @@
-"""Weights files that say what they are, and weights files from elsewhere.
+"""Weights files that say what they are.
 
 Our own files are safetensors whose metadata holds the ModelSpec under the key `cikd`. Head counts do not change any
 parameter's shape, so a file is only loaded when its head list is there and agrees with the network built from it.
 """
 
 import json
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +14,7 @@ import timm
 import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors.torch import load_file, save
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from cikd_cli.errors import CikdError
@@ -135,11 +134,11 @@ def load_model(path: Path) -> tuple[VisionTransformer, ModelSpec]:
         raise CikdError(f"{path} lists heads for {len(spec.heads)} blocks but has {spec.depth}.")
     if spec.classes and len(spec.classes) != spec.num_classes:
         raise CikdError(f"{path} does not fit: it names {len(spec.classes)} classes of {spec.num_classes}.")
-    tensors = _read_safetensors(path)
+    tensors = read_tensors(path)
     if not any(name.startswith(f"blocks.{spec.depth - 1}.") for name in tensors):
         raise CikdError(f"{path} does not fit: it has no block {spec.depth}.")
     with torch.device("meta"):  # without memory: the description may claim any size
-        _check_fit(spec.build().state_dict(), tensors, path, may_miss=())
+        check_fit(spec.build().state_dict(), tensors, path, may_miss=())
     model = spec.build()
     if vit.head_counts(model) != spec.heads:
         raise CikdError(
@@ -165,37 +164,6 @@ def read_spec(path: Path) -> ModelSpec | None:
         raise CikdError(f"The description of the network in {path} is damaged ({error}).") from error
 
 
-def load_foreign(path: Path, architecture: str, *, num_classes: int, image_size: int) -> VisionTransformer:
-    """A timm network with the weights of a file from elsewhere.
-
-    Only the classifier may be missing. Wrapper prefixes go, position embeddings are resampled. A .pth file is read with
-    weights_only=True: code in it never runs.
-    """
-    tensors = {key: value for key, value in _unwrap(_read_tensors(path)).items() if not key.startswith("head")}
-    model = teachers.create_teacher(architecture, num_classes=num_classes, image_size=image_size)
-    try:
-        adapted = checkpoint_filter_fn(tensors, model)
-    except (RuntimeError, ValueError, KeyError, AttributeError) as error:
-        raise CikdError(f"The weights in {path} do not fit a {architecture} ({error}).") from error
-    expected = model.state_dict()
-    _check_fit(expected, adapted, path, may_miss=("head.", "head_dist.", "fc_norm."))
-    model.load_state_dict({key: value for key, value in adapted.items() if key in expected}, strict=False)
-    return model
-
-
-def architecture_of(path: Path, named: str | None) -> str:
-    """The timm architecture of a file: as named by the user, else the file's own name when timm knows it."""
-    if named:
-        return named
-    base = path.stem.split(".")[0]
-    if timm.is_model(base):
-        return path.stem if timm.is_model_pretrained(path.stem) else base  # .mine is no tag of timm's
-    raise CikdError(
-        f"{path} does not say which architecture it holds, and head counts cannot be read off the weights.",
-        hint="--teacher-arch vit_base_patch16_224, or another timm name",
-    )
-
-
 def pretraining_statistics(architecture: str) -> tuple[Triple, Triple]:
     """Mean and std the timm weights of this name were pretrained with; 0.5/0.5 for a network from scratch."""
     config = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
@@ -204,25 +172,8 @@ def pretraining_statistics(architecture: str) -> tuple[Triple, Triple]:
     return config.mean, config.std
 
 
-def _read_tensors(path: Path) -> dict[str, Any]:
-    if path.suffix == ".safetensors":
-        return dict(_read_safetensors(path))
-    _refuse_compressed(path)
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
-    except Exception as error:  # torch, zipfile and pickle each have their own
-        raise CikdError(
-            f"{path} cannot be read as plain weights; it is damaged, or holds more than tensors.",
-            hint="save the state dict alone, as .safetensors or with torch.save(model.state_dict(), …)",
-        ) from error
-    if not isinstance(loaded, dict):
-        raise CikdError(f"{path} holds a {type(loaded).__name__}, not a dictionary of weights.")
-    return loaded
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU. Raises CikdError for a damaged one."""
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
@@ -230,39 +181,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _refuse_compressed(path: Path) -> None:
-    """torch.save compresses nothing, so an archive that holds more than its file's size was made to fill memory."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return  # no archive, or one that torch refuses too
-    if size > path.stat().st_size:
-        raise CikdError(f"{path} is compressed: its {path.stat().st_size:,} bytes would become {size:,}.")
-
-
-def _unwrap(weights: dict[str, Any]) -> dict[str, Tensor]:
-    """Take off the usual wrappers (DINO, MAE, MoCo v3, Lightning) around the state dict and its keys."""
-    weights = {key: value for key, value in weights.items() if isinstance(key, str)}
-    for wrapper in ("state_dict", "model", "teacher", "student"):
-        if isinstance(weights.get(wrapper), dict):
-            weights = {key: value for key, value in weights[wrapper].items() if isinstance(key, str)}
-    for prefix in ("module.", "model.", "backbone.", "base_encoder.", "momentum_encoder.", "encoder."):
-        if any(key.startswith(prefix) for key in weights):
-            weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-    return {key: value for key, value in weights.items() if _is_plain(value)}
-
-
-def _is_plain(value: object) -> bool:
-    """A dense tensor that takes the memory its shape says, and not a view that repeats a few numbers."""
-    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_meta:
-        return False
-    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
-
-
-def _check_fit(
+def check_fit(
     expected: dict[str, Tensor], tensors: dict[str, Tensor], path: Path, *, may_miss: tuple[str, ...]
 ) -> None:
+    """Raise CikdError unless `tensors` are what a network expects; may_miss: prefixes of those it can do without."""
     missing = [key for key in expected if key not in tensors]
     unfit = [
         key

@@ -22,15 +22,9 @@ from cikd_cli.data.workers import auto_workers
 from cikd_cli.engine.distributed import choose_hardware
 from cikd_cli.errors import CikdError
 from cikd_cli.files import file_word
+from cikd_cli.models.foreign import architecture_of, load_foreign
 from cikd_cli.models.teachers import create_teacher
-from cikd_cli.models.weights import (
-    ModelSpec,
-    architecture_of,
-    load_foreign,
-    load_model,
-    pretraining_statistics,
-    read_spec,
-)
+from cikd_cli.models.weights import ModelSpec, load_model, pretraining_statistics, read_spec
 from cikd_cli.options import Request
 from cikd_cli.recipes import resolve
 from cikd_cli.runs import RunDir
