@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from cikd_cli import __version__, lineage
 from cikd_cli.chain import check_resume, inherited_settings, resolve_curriculum, with_recipe_of
@@ -22,16 +23,33 @@ from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, CikdError
 from cikd_cli.files import disk_error, to_json
 from cikd_cli.flags import RUNS_DIR_VARIABLE, command_function, knobs_of
 from cikd_cli.knobs import nearest
+from cikd_cli.lineage import all_runs, damaged_runs
 from cikd_cli.options import Request, Resolved, flag_name
 from cikd_cli.recipes import resolve
-from cikd_cli.runs import RunDir, all_runs, damaged_runs
+from cikd_cli.runs import RunDir
 from cikd_cli.stages import STAGES, Stage
 
 CURRICULUM_PANEL = "The curriculum"
 RESULTS_PANEL = "Results"
 _CONTEXT = {"allow_extra_args": True, "help_option_names": ["-h", "--help"]}
 
+_UsageError: Any = typer.BadParameter.__base__  # wherever this version of Typer declares it
+
+
+class _Group(TyperGroup):
+    """Commands whose unknown flags and missing values are told as everything else is."""
+
+    def make_context(self, *words: Any, **settings: Any) -> Any:
+        with _sentences():
+            return super().make_context(*words, **settings)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _sentences():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
+    cls=_Group,
     name="cikd",
     help="Small Vision Transformers from small image sets: a big teacher's locality first, its logits second.",
     no_args_is_help=True,
@@ -168,6 +186,9 @@ def _sentences() -> Iterator[None]:
 def _as_sentence(error: Exception) -> CikdError | None:
     if isinstance(error, CikdError):
         return error
+    if isinstance(error, _UsageError) and type(error).__name__ != "NoArgsIsHelpError":  # that one is the help itself
+        where = error.ctx.command_path if error.ctx else "cikd"
+        return CikdError(error.format_message(), hint=f"{where} --help")
     text = str(error)
     if (
         isinstance(error, MemoryError)
@@ -180,6 +201,8 @@ def _as_sentence(error: Exception) -> CikdError | None:
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         return disk_error(error, Path(str(error.filename or "the run")))
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return CikdError(f"{error.filename} is too long for the name of a file")
     if "No space left on device" in text:  # from safetensors, which raises its own type
         return disk_error(OSError(errno.ENOSPC, text), Path("the run"))
     return None

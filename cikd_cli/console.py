@@ -4,6 +4,7 @@ Only this file writes to the terminal. Text may come from users (class names, pa
 control characters never reach the terminal.
 """
 
+import re
 import sys
 import time
 import unicodedata
@@ -21,15 +22,16 @@ if TYPE_CHECKING:
 Mode = Literal["rich", "plain", "silent"]
 
 PLAIN_SECONDS = 5.0  # between two progress lines when the output is not a terminal
-_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
+_BREAKS = re.compile("[\t\n\v\f\r\x85\u2028\u2029]+")
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def clean(text: str) -> str:
-    """`text` without terminal escapes: control and direction characters and lone surrogates become `?`."""
-    return "".join(
-        "?" if (unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t") or char in _BIDI else char
-        for char in text
-    )
+    """`text` on one line and without terminal escapes.
+
+    Line breaks and tabs become spaces; control and direction characters and lone surrogates become `?`.
+    """
+    return _OBEYED.sub("?", _BREAKS.sub(" ", text))
 
 
 def duration(seconds: float) -> str:
@@ -95,7 +97,7 @@ class Reporter:
         self._told.clear()
 
     def line(self, text: str = "") -> None:
-        """One line, or several separated by newlines."""
+        """One line."""
         text = clean(text)
         self._write_log(text)
         if self.mode != "silent":
@@ -115,19 +117,16 @@ class Reporter:
             _print(text, sys.stderr)
 
     def fields(self, rows: Sequence[tuple[str, str]]) -> None:
-        """The header block: labels in a column, values beside them; further lines of a value are indented."""
+        """The header block: labels in a column, values beside them."""
         width = max((_width(label) for label, _ in rows), default=0) + 2
         for label, value in rows:
-            first, *rest = value.split("\n")
-            self.line(_pad(clean(label), width, False) + first)
-            for more in rest:
-                self.line(" " * width + more)
+            self.line(_pad(clean(label), width, False) + value)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
         """A table a person can paste: aligned columns under an optional title."""
         if title:
             self.line(title)
-        flat = [[clean(cell).replace("\n", " ") for cell in row] for row in rows]
+        flat = [[clean(cell) for cell in row] for row in rows]
         for text in aligned([clean(column) for column in columns], flat):
             self.line(text)
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from cikd_cli.errors import EXIT_FAILED, CikdError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+# What JSON itself lets through: C1 controls, direction marks, line separators, lone surrogates.
+_UNSEEN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def write_atomically(path: Path, content: bytes, *, keep: Path | None = None) -> None:
@@ -117,9 +120,40 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_text(path: Path, *, most: int) -> str:
+    """The text of a file of at most `most` bytes.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is larger, or not UTF-8.
+    """
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it is larger than {most:,} bytes")
+    return content.decode("utf-8")
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; a path too long for a name is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def file_word(name: str) -> str:
+    """A name from elsewhere as part of a file's name: letters, digits and `+-._`, at most 60, others become `_`."""
+    return re.sub(r"[^\w.+-]", "_", name)[:60]
+
+
 def to_json(value: object, *, indent: int | None = None) -> str:
-    """JSON text: paths become strings, tensors and arrays lists, and numbers JSON cannot hold (NaN, inf) null."""
-    return json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    """JSON text: paths become strings, tensors and arrays lists, and numbers JSON cannot hold (NaN, inf) null.
+
+    What a terminal might obey, or an encoder refuse, is written as an escape.
+    """
+    text = json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _plain(value: Any) -> Any:

@@ -1,13 +1,36 @@
-"""The tree of runs: teachers, the runs that learned from them, and so on, with stage, status and score."""
+"""All runs of a folder, and their tree: teachers, the runs that learned from them, with stage, status and score."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from cikd_cli.console import duration
+from cikd_cli.errors import CikdError
+from cikd_cli.records import read_records
 from cikd_cli.runs import RunDir
 
 COLUMNS = ("run", "stage", "data", "status", "epochs", "top-1", "time")
+
+
+def all_runs(runs_dir: Path) -> list[RunDir]:
+    """Every readable run in `runs_dir`, oldest first."""
+    runs = [RunDir(path, record) for path, record in read_records(runs_dir) if not isinstance(record, CikdError)]
+    return sorted(runs, key=lambda run: str(run.record.get("started", "")))
+
+
+def damaged_runs(runs_dir: Path) -> list[tuple[Path, CikdError]]:
+    """The folders in `runs_dir` whose run.json cannot be read, and why."""
+    return [(path, error) for path, error in read_records(runs_dir) if isinstance(error, CikdError)]
+
+
+def newest_run(runs_dir: Path, stage: str, *, data: str) -> RunDir | None:
+    """The run of `stage` on the data set `data` that finished last, if any."""
+    done = [
+        run
+        for run in all_runs(runs_dir)
+        if run.stage == stage and run.record["status"] == "done" and (run.record.get("data") or {}).get("name") == data
+    ]
+    return max(done, key=lambda run: (run.record.get("order", 0), str(run.record.get("finished", ""))), default=None)
 
 
 def tree(runs: Sequence[RunDir]) -> list[tuple[int, RunDir]]:

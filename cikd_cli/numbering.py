@@ -43,7 +43,7 @@ def check_free(runs_dir: Path, name: str | None, *, stage: str = "ali") -> None:
     """Raise CikdError when no run of this name can be made; cheap, so that it can be asked before any work."""
     if name is None:
         return
-    if not re.fullmatch(r"[\w][\w.+-]*", name):
+    if not re.fullmatch(r"[\w][\w.+-]{0,62}", name):  # of four bytes each, and 255 bytes are a file system's limit
         raise CikdError(
             f"{name!r} cannot be the name of a run", hint="--name takes a plain folder name, e.g. first-try"
         )

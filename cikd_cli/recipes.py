@@ -11,6 +11,7 @@ from typing import Any
 
 from cikd_cli.config import AliConfig, FinetuneTeacherConfig, LmConfig, StageConfig
 from cikd_cli.errors import CikdError
+from cikd_cli.files import read_text
 from cikd_cli.knobs import check_keys, nearest, parse, suggestion, validate
 from cikd_cli.options import Request, Resolved, RunOptions
 from cikd_cli.render import template_root
@@ -23,6 +24,7 @@ SECTIONS: dict[str, type[StageConfig]] = {
     "lm": LmConfig,
 }
 FOLDER_RECIPE = "folder"
+MOST_TOML = 2**15  # bytes; tomllib takes quadratic time over a key of many dots, here at most seconds
 
 # Where the data lie, how they are held in memory and where logits are kept does not change what a run computes.
 MAY_DIFFER = frozenset({"data_root", "download", "cache_mb", "skip_unreadable", "teacher_cache"})
@@ -125,9 +127,13 @@ def typed_values(
 def check_data(data: str) -> None:
     """Raise CikdError unless `data` is the name of a data set or a folder that is there."""
     names = data_names()
-    if data in names or Path(data).is_dir():
+    try:
+        is_folder, is_there = Path(data).is_dir(), Path(data).exists()
+    except OSError:  # too long for a name
+        is_folder = is_there = False
+    if data in names or is_folder:
         return
-    if Path(data).exists():
+    if is_there:
         raise CikdError(
             f"{data} is a file, not a folder of images", hint="name the folder that holds the class folders"
         )
@@ -144,8 +150,8 @@ def data_names() -> list[str]:
 def read_toml(path: Path, what: str) -> dict[str, Any]:
     """The content of a TOML file; CikdError if it is missing or broken."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(read_text(path, most=MOST_TOML))
+    except (ValueError, RecursionError) as error:
         raise CikdError(
             f"{what} {path} is not TOML: {error}", hint='text needs quotes, e.g. data = "cifar100"'
         ) from None

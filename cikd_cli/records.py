@@ -1,16 +1,37 @@
-"""Reading `run.json`, and the sentences about runs that cannot be used."""
+"""Reading what a run holds (run.json, config.toml, metrics.jsonl), and the sentences about runs that cannot be used.
+
+A run may come from anywhere: what these functions return has the types that the rest of the program counts on.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
 
 from cikd_cli.errors import CikdError
-from cikd_cli.files import file_sha256
-from cikd_cli.knobs import nearest
+from cikd_cli.files import file_sha256, read_text
+from cikd_cli.knobs import nearest, validate
 from cikd_cli.locks import holder
+from cikd_cli.recipes import SECTIONS, read_toml
+from cikd_cli.record_types import Record
 
 FORMAT = 1
+MOST_JSON = 2**26  # bytes of run.json or metrics.jsonl: names of a million classes, rows of 100,000 epochs
+MOST_NUMBER = 1e100  # of a metric; pictures of larger ones cannot be drawn
+_WHOLE = "copy the run again, whole, or train it again"
+
+
+class Fields(dict[str, Any]):
+    """An object of a run.json, or a config.toml; asking for a key that is not there is a CikdError, not a KeyError."""
+
+    def __init__(self, values: Mapping[str, Any], file: Path) -> None:
+        super().__init__(values)
+        self._file = file
+
+    def __missing__(self, key: str) -> NoReturn:
+        raise CikdError(f"{self._file} is damaged: it has no {key!r}", hint=_WHOLE)
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -20,26 +41,91 @@ def read_record(path: Path) -> dict[str, Any]:
         CikdError: no such run, no run at all, damaged, or of another format.
     """
     file = path / "run.json"
-    if not path.exists():
+    try:
+        is_there = path.exists()
+    except OSError as error:
+        raise CikdError(f"There is no run {path} ({error.strerror})", hint="cikd runs lists the runs") from None
+    if not is_there:
         found = nearest(path.name, [other.parent.name for other in path.parent.glob("*/run.json")])
         hint = f"did you mean {path.parent / found}?" if found else "cikd runs lists the runs"
         raise CikdError(f"There is no run {path}", hint=hint)
     if not file.is_file():
         raise CikdError(f"{path} is not a run: it has no run.json", hint="cikd runs lists the runs")
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise CikdError(f"{file} is damaged: {error}", hint="copy the run again, whole, or train it again") from None
-    if not isinstance(record, dict) or not isinstance(record.get("stage"), str) or "status" not in record:
+        record = json.loads(read_text(file, most=MOST_JSON), object_hook=lambda values: Fields(values, file))
+    except (ValueError, OSError, RecursionError) as error:
+        raise CikdError(f"{file} is damaged: {error}", hint=_WHOLE) from None
+    if not isinstance(record, dict) or record.get("stage") not in [*SECTIONS] or "status" not in record:
         raise CikdError(f"{file} was not written by cikd", hint="cikd runs lists the runs")
-    for key, kind in (("data", dict), ("model", dict), ("parents", list)):
-        if not isinstance(record.get(key, kind()), kind):
-            raise CikdError(f"{file} is damaged: its {key!r} is no {kind.__name__}", hint="copy the run again, whole")
     if record.get("format") != FORMAT:
         theirs = record.get("format")
         hint = "pip install --upgrade cikd"
         raise CikdError(f"{path} has the run format {theirs}, and this version reads {FORMAT}", hint=hint)
+    try:
+        Record.model_validate(record)
+    except ValidationError as error:
+        raise CikdError(f"{file} is damaged: {_first(error)}", hint=_WHOLE) from None
+    for key in ("weights", "result", "progress"):
+        if record.get(key) is None:
+            record.pop(key, None)
     return record
+
+
+def read_records(runs_dir: Path) -> Iterator[tuple[Path, dict[str, Any] | CikdError]]:
+    """Every run in `runs_dir` by name: its folder and run.json, or why that cannot be read."""
+    for file in sorted(runs_dir.glob("*/run.json")):
+        try:
+            yield file.parent, read_record(file.parent)
+        except CikdError as error:
+            yield file.parent, error
+
+
+def read_config(path: Path, stage: str) -> dict[str, Any]:
+    """The config.toml of the run at `path`: the knobs that are written there, checked as typed ones are.
+
+    Raises:
+        CikdError: missing, not TOML, or a value that the stage does not take.
+    """
+    values = read_toml(path / "config.toml", "config")
+    known = {key: value for key, value in values.items() if key in SECTIONS[stage].model_fields}
+    checked = validate(SECTIONS[stage], known, command=stage).model_dump(mode="json", include=set(known))
+    return Fields(values | checked, path / "config.toml")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of the metrics.jsonl of the run at `path`; a last line torn by a crash is left out.
+
+    Raises:
+        CikdError: it cannot be read, or a row is not an epoch's numbers.
+    """
+    file = path / "metrics.jsonl"
+    if not file.exists():
+        return []
+    try:
+        *whole, _torn = read_text(file, most=MOST_JSON).split("\n")
+    except (ValueError, OSError) as error:
+        raise CikdError(f"{file} is damaged: {error}", hint=_WHOLE) from None
+    return [_row(line, f"{file}, line {number}") for number, line in enumerate(whole, start=1) if line]
+
+
+def _row(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise CikdError(f"{where} is damaged: {error}", hint=_WHOLE) from None
+    if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
+        raise CikdError(f"{where} is damaged: it is not an epoch's", hint=_WHOLE)
+    for key, value in row.items():
+        if value is not None and not (isinstance(value, int | float) and abs(value) <= MOST_NUMBER):
+            raise CikdError(f"{where} is damaged: {key!r} is not a number that can be drawn", hint=_WHOLE)
+    return row
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing pydantic found, on one line."""
+    detail = error.errors(include_url=False)[0]
+    place = ".".join(map(str, detail["loc"])) or "it"
+    return f"{place} {detail['msg'].replace('Input should be', 'should be')}"
 
 
 def unfinished(path: Path, record: Mapping[str, Any], *, status: str) -> CikdError:
@@ -67,7 +153,7 @@ def refuse_edited(path: Path, record: Mapping[str, Any]) -> None:
             continue
         file = path / name
         if not file.is_file():
-            raise CikdError(f"{file} is missing", hint="copy the run again, whole, or train it again")
+            raise CikdError(f"{file} is missing", hint=_WHOLE)
         if file_sha256(file) not in sha256:
             hint = "put the original back; to change a setting, start a new run with a flag"
             raise CikdError(f"{file} was changed after the run wrote it", hint=hint)

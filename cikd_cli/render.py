@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+from cikd_cli.console import clean
 from cikd_cli.errors import EXIT_FAILED, CikdError
 
 
@@ -24,7 +25,10 @@ def template_root() -> Path:
 
 
 def render(template: str, values: Mapping[str, object]) -> str:
-    """The text of `templates/<template>`; pages (`*.html.j2`) escape every value, and a missing value is an error."""
+    """The text of `templates/<template>`; a missing value is an error.
+
+    Pages (`*.html.j2`) escape every value; values are one line each, without terminal escapes.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
@@ -34,6 +38,7 @@ def render(template: str, values: Mapping[str, object]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=lambda value: clean(value) if type(value) is str else value,  # Markup is ours
     )
     environment.filters["cell"] = _markdown_cell
     return environment.get_template(template).render(**values)

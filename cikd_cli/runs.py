@@ -7,7 +7,6 @@ import hashlib
 import json
 import secrets
 import time
-import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,10 +17,19 @@ import tomli_w
 
 from cikd_cli import locks, numbering
 from cikd_cli.errors import CikdError
-from cikd_cli.files import append, disk_error, file_sha256, remove_leftovers, to_json, write_atomically
-from cikd_cli.records import FORMAT, read_record, refuse_edited, unfinished, without_none
+from cikd_cli.files import append, disk_error, file_sha256, is_file, remove_leftovers, to_json, write_atomically
+from cikd_cli.records import (
+    FORMAT,
+    read_config,
+    read_metrics,
+    read_record,
+    read_records,
+    refuse_edited,
+    unfinished,
+    without_none,
+)
 
-__all__ = ["RunDir", "all_runs", "damaged_runs", "file_sha256", "newest_run", "write_atomically"]
+__all__ = ["RunDir", "file_sha256", "write_atomically"]
 
 
 class RunDir:
@@ -105,8 +113,8 @@ class RunDir:
         return self.make_folder(self.path / "analysis")
 
     def update(self, **values: Any) -> None:
-        """Set top-level keys of run.json and rewrite it; while the run is running, its seconds go along."""
-        self.record |= values
+        """Set top-level keys of run.json, without those given as None; while running, its seconds go along."""
+        self.record = {key: value for key, value in (self.record | values).items() if values.get(key, 0) is not None}
         if self.record["status"] == "running":
             self.record["seconds"] = self._elapsed()
         write_atomically(self.path / "run.json", (to_json(self.record, indent=2) + "\n").encode())
@@ -116,10 +124,16 @@ class RunDir:
         if weights_sha256 is None and self.weights.is_file():
             weights_sha256 = file_sha256(self.weights)
         weights = {"file": self.weights.name, "sha256": weights_sha256} if weights_sha256 else None
-        self.record.pop("message", None)
-        others = [int(run.record.get("order") or 0) for run in all_runs(self.path.parent)]
-        self.record["order"] = max(others, default=0) + 1  # which run is the newest, whatever clocks say
-        self.update(status="done", finished=_now(), seconds=self._elapsed(), weights=weights, result=dict(result))
+        orders = [record.get("order", 0) for _, record in read_records(self.path.parent) if isinstance(record, dict)]
+        self.update(
+            status="done",
+            message=None,
+            finished=_now(),
+            order=max(orders, default=0) + 1,  # which run is the newest, whatever clocks say
+            seconds=self._elapsed(),
+            weights=weights,
+            result=dict(result),
+        )
 
     def fail(self, status: str, message: str) -> None:
         """Mark the run `failed` or `interrupted`, with the sentence that says why."""
@@ -131,11 +145,7 @@ class RunDir:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl; a last line torn by a crash is left out."""
-        path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return []
-        *whole, _torn = path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in whole if line]
+        return read_metrics(self.path)
 
     def drop_metrics_after(self, epoch: int) -> None:
         """Remove the rows of later epochs, which a resumed run writes again."""
@@ -144,7 +154,7 @@ class RunDir:
 
     def config(self) -> dict[str, Any]:
         """config.toml; a knob that is none is absent."""
-        return tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8"))
+        return read_config(self.path, self.stage)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.toml, every value but none, and note its hash in run.json; whole also if killed between them."""
@@ -153,8 +163,7 @@ class RunDir:
         if "config_sha256" in self.record:
             self.update(config_next_sha256=sha256)
         write_atomically(path, content)
-        self.record.pop("config_next_sha256", None)
-        self.update(config_sha256=sha256)
+        self.update(config_next_sha256=None, config_sha256=sha256)
 
     def write_json(self, relative: str, value: object) -> None:
         """Write a JSON file of the run, whole or not at all."""
@@ -191,13 +200,20 @@ class RunDir:
                 return ancestor.parent(stage)
         raise CikdError(f"{self.path} does not descend from a run of {stage}", hint="cikd runs shows the lineage")
 
-    def has_ancestor(self, stage: str) -> bool:
-        """Whether a run of `stage` is among the recorded ancestors that are still there."""
+    def has_ancestor(self, stage: str, younger: frozenset[Path] = frozenset()) -> bool:
+        """Whether a run of `stage` is among the recorded ancestors that are still there; younger: those come from.
+
+        Raises:
+            CikdError: the run descends from itself, by a hand-edited record.
+        """
+        here = self.path.resolve()
+        if here in younger:
+            raise CikdError(f"{self.path} descends from itself", hint="cikd runs")
         for entry in self.record.get("parents", []):
             if entry["stage"] == stage:
                 return True
             path = self.resolve_parent(entry)
-            if (path / "run.json").is_file() and RunDir(path, read_record(path)).has_ancestor(stage):
+            if is_file(path / "run.json") and RunDir(path, read_record(path)).has_ancestor(stage, younger | {here}):
                 return True
         return False
 
@@ -239,37 +255,6 @@ class RunDir:
         except OSError as error:
             raise disk_error(error, path) from error
         return path
-
-
-def all_runs(runs_dir: Path) -> list[RunDir]:
-    """Every readable run in `runs_dir`, oldest first."""
-    runs = [run for _, run in _read_all(runs_dir) if isinstance(run, RunDir)]
-    return sorted(runs, key=lambda run: str(run.record.get("started", "")))
-
-
-def damaged_runs(runs_dir: Path) -> list[tuple[Path, CikdError]]:
-    """The folders in `runs_dir` whose run.json cannot be read, and why."""
-    return [(path, error) for path, error in _read_all(runs_dir) if isinstance(error, CikdError)]
-
-
-def newest_run(runs_dir: Path, stage: str, *, data: str) -> RunDir | None:
-    """The run of `stage` on the data set `data` that finished last, if any."""
-    done = [
-        run
-        for run in all_runs(runs_dir)
-        if run.stage == stage and run.record["status"] == "done" and (run.record.get("data") or {}).get("name") == data
-    ]
-    return max(
-        done, key=lambda run: (int(run.record.get("order") or 0), str(run.record.get("finished", ""))), default=None
-    )
-
-
-def _read_all(runs_dir: Path) -> Iterator[tuple[Path, RunDir | CikdError]]:
-    for path in sorted(Path(runs_dir).glob("*/run.json")):
-        try:
-            yield path.parent, RunDir(path.parent, read_record(path.parent))
-        except CikdError as error:
-            yield path.parent, error
 
 
 def _now() -> str:

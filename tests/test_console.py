@@ -11,7 +11,11 @@ from cikd_cli.errors import CikdError
 
 
 def test_terminal_escapes_and_direction_marks_in_a_class_name_do_not_reach_the_terminal():
-    assert clean("cat\x1b[31m\x9b\u202edog\n") == "cat?[31m??dog\n"
+    assert clean("cat\x1b[31m\x9b\u202edog\udce9") == "cat?[31m??dog?"
+
+
+def test_a_name_cannot_begin_a_line_of_its_own():
+    assert clean("cat\r\nerror: forged\u2028\tx") == "cat error: forged x"
 
 
 @pytest.mark.parametrize("mode", ["rich", "plain"])
@@ -30,8 +34,8 @@ def test_a_long_path_is_never_broken_over_lines():
 
 def test_labels_of_the_header_block_form_a_column():
     stream = io.StringIO()
-    Reporter("plain", stream).fields([("data", "digits"), ("teacher", "runs/teacher-001\nfrom parent")])
-    assert stream.getvalue() == "data     digits\nteacher  runs/teacher-001\n         from parent\n"
+    Reporter("plain", stream).fields([("data", "digits"), ("teacher", "runs/teacher-001")])
+    assert stream.getvalue() == "data     digits\nteacher  runs/teacher-001\n"
 
 
 def test_numbers_in_a_table_stand_right_and_wide_letters_count_twice():

@@ -20,7 +20,8 @@ from cikd_cli.engine import fit
 from cikd_cli.engine.checkpoint import LAST, PREVIOUS, Progress, load_checkpoint, save_checkpoint
 from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
 from cikd_cli.files import remove_leftovers, write_atomically
-from cikd_cli.runs import RunDir, all_runs, damaged_runs
+from cikd_cli.lineage import all_runs, damaged_runs
+from cikd_cli.runs import RunDir
 
 KILLS = 21
 

@@ -164,14 +164,9 @@ def test_runs_shows_the_tree(cikd, teacher, recipe):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--lob", "4"], "outside 1..3"),
         (["--lob", "0"], "outside 1..3"),
-        (["--pairs", "1:1,2:2"], "heads"),
         (["--pairs", "1:9"], "outside"),
-        (["--batch-size", "31"], "larger than the 30 training images"),
-        (["--set", "student_heads=3"], "do not divide"),
         (["--image-size", "18"], "image_size"),
-        (["--no-qk", "--no-vv"], "at least one"),
         (["--teacher", "runs/none"], "no run"),
     ],
 )

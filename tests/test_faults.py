@@ -21,7 +21,8 @@ from test_runs import make
 from cikd_cli import runs as runs_module
 from cikd_cli.engine import fit
 from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED
-from cikd_cli.runs import RunDir, newest_run
+from cikd_cli.lineage import newest_run
+from cikd_cli.runs import RunDir
 
 SAVES = ("--save-every", "0.02s", "--quiet")
 RESUME = ("lm", "--resume", "runs/broken", *SAVES)

@@ -25,6 +25,7 @@ GROUND = {
     "knobs",
     "options",
     "records",
+    "record_types",
     "runs",
     "lineage",
     "render",

@@ -123,3 +123,7 @@ def test_drawing_never_needs_pyplot(tmp_path):
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_run_without_any_numbers_is_an_empty_picture(tmp_path):
+    assert all(path.stat().st_size for path in plot_curves(tmp_path / "curves", [History("a", {})]))

@@ -22,7 +22,8 @@ def test_a_report_escapes_names_and_carries_its_pictures(tmp_path):
     assert "a &amp; b" in page
     assert "&lt;b&gt;both" in page
     assert 'src="data:image/png;base64,iVBORw=="' in page
-    assert "http" not in page
+    assert "http:" not in page
+    assert "https:" not in page
 
 
 def test_a_model_card_keeps_its_table_whatever_the_class_is_called():

@@ -13,7 +13,8 @@ import pytest
 from cikd_cli import lineage
 from cikd_cli.errors import CikdError
 from cikd_cli.files import to_json, write_atomically
-from cikd_cli.runs import RunDir, all_runs, newest_run
+from cikd_cli.lineage import all_runs, newest_run
+from cikd_cli.runs import RunDir
 
 
 def make(

@@ -14,18 +14,10 @@ from torch import Tensor
 
 from cikd_cli.errors import CikdError
 from cikd_cli.models import create_student
+from cikd_cli.models.foreign import architecture_of, load_foreign
 from cikd_cli.models.teachers import create_scratch_teacher
 from cikd_cli.models.vit import head_counts
-from cikd_cli.models.weights import (
-    HALF,
-    ModelSpec,
-    architecture_of,
-    encode_model,
-    load_foreign,
-    load_model,
-    pretraining_statistics,
-    read_spec,
-)
+from cikd_cli.models.weights import HALF, ModelSpec, encode_model, load_model, pretraining_statistics, read_spec
 
 TINY = "vit_tiny_patch16_224"
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
@@ -118,7 +110,7 @@ def test_the_description_holds_heads_sizes_classes_and_normalisation():
 
 def test_a_description_survives_json():
     _, spec = student()
-    assert ModelSpec.from_dict(json.loads(json.dumps(spec.as_dict()))) == spec
+    assert ModelSpec.from_json(json.dumps(spec.as_dict())) == spec
 
 
 def test_drop_path_comes_back_with_the_student(tmp_path):

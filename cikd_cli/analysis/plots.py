@@ -166,7 +166,7 @@ def plot_curves(stem: Path, runs: Sequence[History]) -> list[Path]:
     with style():
         terms = list(dict.fromkeys(term for run in runs for term in run.losses))
         kinds = list(dict.fromkeys(kind for run in runs for kind in run.accuracies))
-        figure, axes = grid_of_axes(len(terms) + bool(kinds), width=4.1, height=3.2)
+        figure, axes = grid_of_axes(max(1, len(terms) + bool(kinds)), width=4.1, height=3.2)
         for panel, term in zip(axes, terms, strict=False):
             panel.set_title(f"loss: {safe_text(term, 30)}")
             for index, run in enumerate(runs):

@@ -44,10 +44,22 @@ def read_classes(folder: Path, classes: Sequence[str]) -> Split:
 
 
 def class_names(folder: Path) -> tuple[str, ...]:
-    """The visible subfolders of a folder, sorted; none if it does not exist."""
+    """The visible subfolders of a folder, sorted; none if it does not exist.
+
+    Raises CikdError for a name that is not UTF-8: neither JSON nor a weights file could hold it.
+    """
     if not folder.is_dir():
         return ()
-    return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    for name in names:
+        if not is_unicode(name):
+            raise CikdError(f"The name of the folder {folder / name} is not UTF-8.", hint="rename it, e.g. with convmv")
+    return tuple(names)
+
+
+def is_unicode(name: str) -> bool:
+    """Whether a name was bytes of UTF-8: Python reads others as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _read_classes(folder: Path, split_seed: int, divided: bool) -> Contents:

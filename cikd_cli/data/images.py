@@ -8,10 +8,16 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from cikd_cli.errors import CikdError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"})
+
+MOST_PIXELS = 2**26  # 8,192 squared. Decoded, with the copies on the way to 8-bit RGB, under 1 GB
+
+# Pillow knows more kinds, among them PostScript, for which it starts another program.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 
 _JPEG_END = b"\xff\xd9"
 _JPEG_TAIL = 64  # bytes in which the end marker is looked for
@@ -30,7 +36,7 @@ def open_image(path: Path, *, short_side: int = 0) -> Image.Image:
 
 def decode(path: Path, *, short_side: int = 0) -> Image.Image:
     """`open_image` for threads: call it inside `pillow_silenced`, which is not safe to enter from several."""
-    with _naming(path), Image.open(path) as image:
+    with _naming(path), _opened(path) as image:
         if short_side:
             image.draft("RGB", (2 * short_side, 2 * short_side))  # twice as large: Pillow's own gap for thumbnails
         ImageOps.exif_transpose(image, in_place=True)
@@ -39,7 +45,7 @@ def decode(path: Path, *, short_side: int = 0) -> Image.Image:
 
 def probe(path: Path) -> None:
     """Raise CikdError if the file is empty, cut off or no image; far cheaper than decoding it (see `decode`)."""
-    with _naming(path), Image.open(path) as image:
+    with _naming(path), _opened(path) as image:
         if image.format == "PNG":
             image.verify()  # every chunk's checksum
         elif image.format != "JPEG" or not _has_jpeg_end(path):
@@ -63,11 +69,22 @@ def pillow_silenced() -> Iterator[None]:
         yield
 
 
+def _opened(path: Path) -> ImageFile:
+    """The image in a regular file (a pipe would never end), its size known and bearable, no pixel decoded yet."""
+    if not path.is_file():
+        raise ValueError("it is not a file") if path.exists() else FileNotFoundError
+    image = Image.open(path, formats=FORMATS)
+    if image.width * image.height > MOST_PIXELS:
+        image.close()
+        raise Image.DecompressionBombError
+    return image
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # I;16 and its kin; I holds 16-bit files too
-        grey = np.rint(np.asarray(image).astype(np.float64) / 257)
+        grey = (np.clip(np.asarray(image), 0, 65535).astype(np.int32) + 128) // 257
     elif image.mode == "F":
-        grey = np.nan_to_num(np.asarray(image).astype(np.float64))
+        grey = np.nan_to_num(np.asarray(image))
         grey = np.rint(grey * 255 if grey.size and grey.min() >= 0 and grey.max() <= 1 else grey)
     else:
         return image.convert("RGB")
@@ -97,7 +114,7 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "it is empty" if path.stat().st_size == 0 else "it is not an image"
     if isinstance(error, Image.DecompressionBombError):
-        return "it has more pixels than any photograph"
+        return f"it has more than {MOST_PIXELS:,} pixels"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return str(error).strip().rstrip(".") or type(error).__name__

@@ -122,13 +122,20 @@ def read_chaoyang(folder: Path) -> Contents:
 def _read_list(folder: Path, name: str) -> Split:
     try:
         rows = json.loads((folder / name).read_text())
-        paths = [folder / row["name"] for row in rows]
+        paths = [folder / _inside(row["name"]) for row in rows]
         labels = np.array([int(row["label"]) for row in rows], dtype=np.int64)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise _broken("chaoyang", folder.parent, folder, f"{name}: {type(error).__name__} {error}") from error
     if not len(labels) or labels.min() < 0 or labels.max() >= len(CHAOYANG_CLASSES):
         raise _broken("chaoyang", folder.parent, folder, f"{name} needs labels from 0 to {len(CHAOYANG_CLASSES) - 1}")
     return Split(paths, labels)
+
+
+def _inside(name: str) -> str:
+    """A path that a list names, if it stays in the list's folder."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"{name} lies outside")
+    return name
 
 
 def _split(part: Any) -> Split:

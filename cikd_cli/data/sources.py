@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from cikd_cli.data.decode import check_readable
-from cikd_cli.data.folders import LAYOUT, read_folder
+from cikd_cli.data.folders import LAYOUT, is_unicode, read_folder
 from cikd_cli.data.named import NAMED, read_named
 from cikd_cli.data.splits import Contents, DataSource, Split, fingerprint, hold_out, subset
 from cikd_cli.errors import CikdError
@@ -50,6 +50,8 @@ def load_source(
         contents = read_named(data, root, download=download, split_seed=split_seed)
     else:
         root = _folder(data).resolve()
+        if not is_unicode(str(root)):
+            raise CikdError(f"The path {root} is not UTF-8.", hint="rename the folder")
         name = str(root)
         contents = read_folder(root, split_seed=split_seed, labelled=labelled, divided=divided)
     contents = _divided(contents, fraction=fraction, val=val, split_seed=split_seed)

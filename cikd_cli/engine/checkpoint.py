@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -79,7 +80,7 @@ def load_checkpoint(
     for other, why in damaged.items():
         warn(f"{other} {why}; going on from {path.name}")
         other.unlink(missing_ok=True)
-    progress = Progress(**_read_about(content)["progress"])
+    progress = TypeAdapter(Progress).validate_python(_read_about(content)["progress"])
     _restore(load(content), model=model, optimizer=optimizer, average=average, path=path)
     return progress
 
@@ -154,13 +155,20 @@ def _restore(
         model.load_state_dict(_part(tensors, "model."))
         if average is not None:
             average.load_state_dict(_part(tensors, "average."))
-    except RuntimeError as error:
+        optimizer.load_state_dict({"state": _moments(tensors), "param_groups": optimizer.state_dict()["param_groups"]})
+    except (RuntimeError, KeyError, ValueError) as error:
         raise CikdError(f"{path} belongs to another network ({str(error).splitlines()[0]}).") from error
+    for parameter, state in optimizer.state.items():
+        if any(moment.shape not in (parameter.shape, ()) for moment in state.values()):
+            raise CikdError(f"{path} belongs to another network (a moment has another shape than its weights).")
+
+
+def _moments(tensors: dict[str, Tensor]) -> dict[int, dict[str, Any]]:
     state: dict[int, dict[str, Any]] = {}
     for name, tensor in _part(tensors, "optimizer.").items():
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return state
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Weights files that say what they are, and weights files from elsewhere.
+"""Weights files that say what they are.
 
 Our own files are safetensors whose metadata holds the ModelSpec under the key `cikd`. Head counts do not change any
 parameter's shape, so a file is only loaded when its head list is there and agrees with the network built from it.
@@ -7,19 +7,21 @@ parameter's shape, so a file is only loaded when its head list is there and agre
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors
 import timm
 import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors.torch import load_file, save
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from cikd_cli.errors import CikdError
 from cikd_cli.models import teachers, vit
 
 Triple = tuple[float, float, float]
+Size = Annotated[int, Field(ge=1, le=2**16)]
 HALF: Triple = (0.5, 0.5, 0.5)  # what a network without pretraining statistics gets, and the released code everywhere
 
 
@@ -30,18 +32,20 @@ class ModelSpec:
     architecture: "student", "scratch", or a timm name. heads: one count per block. classes: names, () for no head.
     """
 
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
     architecture: str
-    width: int
-    depth: int
-    heads: tuple[int, ...]
-    patch_size: int
-    image_size: int
-    num_classes: int
+    width: Size
+    depth: Size
+    heads: tuple[Size, ...]
+    patch_size: Size
+    image_size: Size
+    num_classes: Annotated[int, Field(ge=0, le=2**24)]
     classes: tuple[str, ...]
     mean: Triple
-    std: Triple
-    prefix_tokens: int = 1
-    drop_path: float = 0.0
+    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+    prefix_tokens: Annotated[int, Field(ge=0, le=2**16)] = 1
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @classmethod
     def describe(
@@ -71,10 +75,13 @@ class ModelSpec:
         )
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "ModelSpec":
-        """Lists become tuples; raises TypeError for missing or unknown keys."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**fields)
+    def from_json(cls, text: str) -> "ModelSpec":
+        """Raises ValueError, in one line, for missing or unknown keys, and for values that no network has."""
+        try:
+            return TypeAdapter(cls).validate_json(text)
+        except ValidationError as error:
+            detail = error.errors(include_url=False)[0]
+            raise ValueError(f"{'.'.join(map(str, detail['loc']))} {detail['msg']}".strip()) from None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -125,13 +132,22 @@ def load_model(path: Path) -> tuple[VisionTransformer, ModelSpec]:
         )
     if len(spec.heads) != spec.depth:
         raise CikdError(f"{path} lists heads for {len(spec.heads)} blocks but has {spec.depth}.")
+    if spec.classes and len(spec.classes) != spec.num_classes:
+        raise CikdError(f"{path} does not fit: it names {len(spec.classes)} classes of {spec.num_classes}.")
+    tensors = read_tensors(path)
+    if not any(name.startswith(f"blocks.{spec.depth - 1}.") for name in tensors):
+        raise CikdError(f"{path} does not fit: it has no block {spec.depth}.")
+    with torch.device("meta"):  # without memory: the description may claim any size
+        check_fit(spec.build().state_dict(), tensors, path, may_miss=())
     model = spec.build()
     if vit.head_counts(model) != spec.heads:
         raise CikdError(
             f"{path} says its blocks have {_list(spec.heads)} heads, but a {spec.architecture} has "
             f"{_list(vit.head_counts(model))}; the same tensors with other heads are another network."
         )
-    _load_strictly(model, load_file(path), path, may_miss=())
+    if model.num_prefix_tokens != spec.prefix_tokens:
+        raise CikdError(f"{path} says it has {spec.prefix_tokens} prefix tokens, not {model.num_prefix_tokens}.")
+    model.load_state_dict(tensors, strict=False)
     return model.eval(), spec
 
 
@@ -140,40 +156,12 @@ def read_spec(path: Path) -> ModelSpec | None:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        return ModelSpec.from_dict(json.loads(metadata["cikd"])) if "cikd" in metadata else None
     except (OSError, safetensors.SafetensorError) as error:
         raise CikdError(f"{path} is not a readable safetensors file ({error}).") from error
-    except (TypeError, ValueError) as error:
-        raise CikdError(f"The description of the network in {path} is damaged ({error}).") from error
-
-
-def load_foreign(path: Path, architecture: str, *, num_classes: int, image_size: int) -> VisionTransformer:
-    """A timm network with the weights of a file from elsewhere.
-
-    Only the classifier may be missing. Wrapper prefixes go, position embeddings are resampled. A .pth file is read with
-    weights_only=True: code in it never runs.
-    """
-    model = teachers.create_teacher(architecture, num_classes=num_classes, image_size=image_size)
-    tensors = {key: value for key, value in _unwrap(_read_tensors(path)).items() if not key.startswith("head")}
     try:
-        adapted = checkpoint_filter_fn(tensors, model)
-    except (RuntimeError, ValueError, KeyError, AttributeError) as error:
-        raise CikdError(f"The weights in {path} do not fit a {architecture} ({error}).") from error
-    _load_strictly(model, adapted, path, may_miss=("head.", "head_dist.", "fc_norm."))
-    return model
-
-
-def architecture_of(path: Path, named: str | None) -> str:
-    """The timm architecture of a file: as named by the user, else the file's own name when timm knows it."""
-    if named:
-        return named
-    base = path.stem.split(".")[0]
-    if timm.is_model(base):
-        return path.stem if timm.is_model_pretrained(path.stem) else base  # .mine is no tag of timm's
-    raise CikdError(
-        f"{path} does not say which architecture it holds, and head counts cannot be read off the weights.",
-        hint="--teacher-arch vit_base_patch16_224, or another timm name",
-    )
+        return ModelSpec.from_json(metadata["cikd"]) if "cikd" in metadata else None
+    except ValueError as error:
+        raise CikdError(f"The description of the network in {path} is damaged ({error}).") from error
 
 
 def pretraining_statistics(architecture: str) -> tuple[Triple, Triple]:
@@ -184,48 +172,34 @@ def pretraining_statistics(architecture: str) -> tuple[Triple, Triple]:
     return config.mean, config.std
 
 
-def _read_tensors(path: Path) -> dict[str, Any]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU. Raises CikdError for a damaged one."""
     try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, zipfile and pickle each have their own
-        raise CikdError(
-            f"{path} cannot be read as plain weights; it is damaged, or holds more than tensors.",
-            hint="save the state dict alone, as .safetensors or with torch.save(model.state_dict(), …)",
-        ) from error
-    if not isinstance(loaded, dict):
-        raise CikdError(f"{path} holds a {type(loaded).__name__}, not a dictionary of weights.")
-    return loaded
+        tensors: dict[str, Tensor] = load_file(path)
+    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+        raise CikdError(f"{path} is not a readable safetensors file ({error}).") from error
+    return tensors
 
 
-def _unwrap(weights: dict[str, Any]) -> dict[str, Tensor]:
-    """Take off the usual wrappers (DINO, MAE, MoCo v3, Lightning) around the state dict and its keys."""
-    for wrapper in ("state_dict", "model", "teacher", "student"):
-        if isinstance(weights.get(wrapper), dict):
-            weights = weights[wrapper]
-    for prefix in ("module.", "model.", "backbone.", "base_encoder.", "momentum_encoder.", "encoder."):
-        if any(key.startswith(prefix) for key in weights):
-            weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-    return {key: value for key, value in weights.items() if isinstance(value, Tensor)}
-
-
-def _load_strictly(
-    model: VisionTransformer, tensors: dict[str, Tensor], path: Path, *, may_miss: tuple[str, ...]
+def check_fit(
+    expected: dict[str, Tensor], tensors: dict[str, Tensor], path: Path, *, may_miss: tuple[str, ...]
 ) -> None:
-    expected = model.state_dict()
+    """Raise CikdError unless `tensors` are what a network expects; may_miss: prefixes of those it can do without."""
     missing = [key for key in expected if key not in tensors]
-    unfit = [k for k, v in tensors.items() if k in expected and v.shape != expected[k].shape]
+    unfit = [
+        key
+        for key, value in tensors.items()
+        if key in expected and (value.shape != expected[key].shape or not value.is_floating_point())
+    ]
     essential = [key for key in missing if not key.startswith(may_miss)] if may_miss else missing
     surplus = [key for key in tensors if key.startswith("blocks.") and key not in expected]  # a deeper network, say
     if essential or unfit or surplus:
         wrong = (essential + unfit + surplus)[0]
         raise CikdError(
-            f"{path} does not fit: {len(essential)} tensors are missing, {len(unfit)} have another shape and "
+            f"{path} does not fit: {len(essential)} tensors are missing, {len(unfit)} have another shape or type and "
             f"{len(surplus)} have no place ({wrong}).",
             hint="check --teacher-arch, or take the weights of another architecture",
         )
-    model.load_state_dict({key: value for key, value in tensors.items() if key in expected}, strict=False)
 
 
 def _list(heads: tuple[int, ...]) -> str:

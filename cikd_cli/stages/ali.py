@@ -15,11 +15,12 @@ from cikd_cli.engine.optim import ALI_NO_DECAY
 from cikd_cli.engine.precision import DTYPES, choose_precision
 from cikd_cli.errors import CikdError
 from cikd_cli.kernels.relation_kl import why_not_fused
+from cikd_cli.lineage import newest_run
 from cikd_cli.methods.ali import Ali, learning_objective_block, share_teacher
 from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.weights import ModelSpec
 from cikd_cli.options import Request
-from cikd_cli.runs import RunDir, newest_run
+from cikd_cli.runs import RunDir
 from cikd_cli.stages import training
 from cikd_cli.stages.job import (
     Job,

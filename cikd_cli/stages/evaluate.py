@@ -14,6 +14,7 @@ from cikd_cli.console import Reporter, quantity
 from cikd_cli.engine.evaluate import predict
 from cikd_cli.engine.precision import choose_precision
 from cikd_cli.errors import CikdError
+from cikd_cli.files import file_word
 from cikd_cli.options import Request
 from cikd_cli.runs import RunDir
 from cikd_cli.stages.model_card import write_card
@@ -40,6 +41,7 @@ BESIDE = (
     "macs",
     "latency_ms",
 )  # of a teacher
+NUMBERS = BESIDE[1:-1]
 
 
 def run(request: Request) -> Result:
@@ -158,14 +160,15 @@ def _find_teacher(run: RunDir, out: Reporter) -> RunDir | None:
 def _read_eval(run: RunDir) -> Result | None:
     try:
         known = json.loads((run.path / "analysis" / "eval.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return known if isinstance(known, dict) else None
+    whole = isinstance(known, dict) and all(isinstance(known.get(key), int | float) for key in NUMBERS)
+    return known if whole else None
 
 
 def _write(run: RunDir, result: Result, images: Images) -> list[Path]:
     """eval.json and the confusion files; other data or another split than test stand in their names."""
-    parts = [] if images.own else [Path(images.source.name).name]
+    parts = [] if images.own else [file_word(Path(images.source.name).name)]
     parts += [] if images.split == "test" else [images.split]
     names = [entry["name"] for entry in result["classes"]]
     run.write_json("/".join(["analysis", "-".join(["eval", *parts]) + ".json"]), _without_confusion(result))

@@ -13,6 +13,7 @@ from cikd_cli.engine.fit import Outcome, fit, resume_command
 from cikd_cli.engine.step import Training
 from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
 from cikd_cli.files import file_sha256, write_atomically
+from cikd_cli.knobs import check_keys, validate
 from cikd_cli.models.weights import encode_model
 from cikd_cli.options import RunOptions
 from cikd_cli.runs import RunDir
@@ -129,7 +130,8 @@ def stored_config(run_dir: RunDir, config_class: type[StageConfig]) -> Any:
     for parent in run_dir.record["parents"]:
         key = "teacher" if parent["stage"] == "finetune-teacher" else "from_run"
         values[key] = str(run_dir.parent(parent["stage"]).path)
-    return config_class(**values)
+    check_keys(config_class, values, str(run_dir.path / "config.toml"), command=run_dir.stage)
+    return validate(config_class, values, command=run_dir.stage)
 
 
 def _interrupted(runs: Sequence[RunDir]) -> CikdError:

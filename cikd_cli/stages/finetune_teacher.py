@@ -15,16 +15,8 @@ from cikd_cli.engine.optim import LABEL_NO_DECAY
 from cikd_cli.errors import CikdError
 from cikd_cli.methods.supervised import Supervised
 from cikd_cli.models import teachers, vit
-from cikd_cli.models.weights import (
-    HALF,
-    ModelSpec,
-    Triple,
-    architecture_of,
-    load_foreign,
-    load_model,
-    pretraining_statistics,
-    read_spec,
-)
+from cikd_cli.models.foreign import architecture_of, load_foreign
+from cikd_cli.models.weights import HALF, ModelSpec, Triple, load_model, pretraining_statistics, read_spec
 from cikd_cli.options import Request
 from cikd_cli.runs import RunDir
 from cikd_cli.stages import training

@@ -20,7 +20,7 @@ def write_card(run: RunDir, columns: list[str], rows: list[list[str]]) -> Path:
         "version": __version__,
         "run": str(run.path),
         "student": record["model"],
-        "data": record["data"] | {"name": name},
+        "data": {key: record["data"][key] for key in ("split", "fingerprint", "train", "test")} | {"name": name},
         "facts": [
             (
                 "trained on",

@@ -43,12 +43,20 @@ def rows(runs: Mapping[str, RunDir], evaluations: Mapping[str, dict[str, Any]]) 
 def write(runs: Mapping[str, RunDir], table: list[list[str]]) -> Path:
     """report.html in the student's run, carrying its pictures; returns its path."""
     run = runs["lm"]
-    plot_curves(run.analysis / "curves", [_history(name, made.metrics()) for name, made in runs.items()])
+    plot_curves(run.analysis / "curves", [history(name, made) for name, made in runs.items()])
     pictures = [
         {"title": title, "src": data_uri(file), "alt": title, "caption": caption}
         for name, title, caption in PICTURES
         if (file := run.analysis / f"{name}.png").is_file()
     ]
+    file = run.path / "report.html"
+    write_atomically(file, page(runs, table, pictures).encode())
+    return file
+
+
+def page(runs: Mapping[str, RunDir], table: list[list[str]], pictures: list[dict[str, str]]) -> str:
+    """The text of report.html."""
+    run = runs["lm"]
     data, hardware = run.record["data"], run.record["hardware"]
     values = {
         "title": f"cikd on {data['name']}",
@@ -66,12 +74,13 @@ def write(runs: Mapping[str, RunDir], table: list[list[str]]) -> Path:
         "runs": [(made.stage, str(made.path), made.record["weights"]["sha256"]) for made in runs.values()],
         "commands": [shlex.join(["cikd", *run.record["argv"][1:]])],
     }
-    page = run.path / "report.html"
-    write_atomically(page, render("report.html.j2", values).encode())
-    return page
+    return render("report.html.j2", values)
 
 
-def _history(name: str, metrics: list[dict[str, Any]]) -> History:
+def history(name: str, run: RunDir) -> History:
+    """The terms and scores of a run, epoch by epoch."""
+    metrics = run.metrics()
+
     def series(key: str) -> list[tuple[float, float]]:
         return [(row["epoch"], row[key]) for row in metrics if row.get(key) is not None]
 

@@ -11,8 +11,9 @@ from cikd_cli.console import Reporter
 from cikd_cli.engine.checkpoint import check_checkpoints
 from cikd_cli.engine.distributed import Hardware, World
 from cikd_cli.errors import CikdError
+from cikd_cli.lineage import all_runs
 from cikd_cli.options import Request
-from cikd_cli.runs import RunDir, all_runs
+from cikd_cli.runs import RunDir
 from cikd_cli.stages.execution import Begun, stored_config, train
 from cikd_cli.stages.job import Job
 from cikd_cli.stages.prepare import dry_run, prepare

@@ -126,7 +126,7 @@ def _others(root: Path, key: dict[str, Any]) -> list[str]:
     for path in sorted(root.glob(f"*/{KEY_FILE}")):
         try:
             other = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             found.append((len(key), f"{path} cannot be read; that cache is left alone"))
             continue
         names = [name for name in key | other if key.get(name) != other.get(name)]

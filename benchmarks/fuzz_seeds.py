@@ -1,0 +1,80 @@
+"""The valid files that `fuzz.py` damages: the runs of a small curriculum, an image of every kind, plain weights."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cikd_cli.models.weights import load_model
+
+FORMATS: dict[str, dict[str, Any]] = {
+    "png": {},
+    "jpg": {},
+    "bmp": {},
+    "webp": {"lossless": True},
+    "tif": {},
+    "gif": {},
+    "ppm": {},
+}
+
+RECIPE = """
+[common]
+image_size = 16
+batch_size = 4
+epochs = 2
+warmup = 1
+precision = "fp32"
+
+[finetune-teacher]
+teacher = "scratch"
+teacher_width = 16
+teacher_depth = 3
+teacher_heads = 2
+teacher_patch = 4
+
+[ali]
+student = "custom"
+student_width = 8
+student_depth = 3
+student_heads = 1
+lob = 2
+
+[lm]
+student = "custom"
+student_width = 8
+student_depth = 3
+student_heads = 1
+"""
+
+
+def in_a_process(folder: Path, words: list[str]) -> None:
+    """`cikd WORDS` in a process of its own, whose memory is not the readers'."""
+    subprocess.run([sys.executable, "-m", "cikd_cli", *words], cwd=folder, check=True)
+
+
+def make_seeds(folder: Path, cikd: Callable[[Path, list[str]], None] = in_a_process) -> Path:
+    """A finished curriculum on a dozen images, and an image of every kind, in `folder`; cikd: runs a command there."""
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for label in ("cat", "dog"):
+            (folder / "photos" / part / label).mkdir(parents=True)
+            for number in range(4):
+                pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / "photos" / part / label / f"{number}.png")
+    (folder / "recipe.toml").write_text(RECIPE)
+    for words in ("finetune-teacher --data photos", "ali --teacher runs/teacher-001", "lm --from runs/ali-001"):
+        cikd(folder, [*words.split(), "--recipe", "recipe.toml", "--gpus", "cpu", "--quiet"])
+    (folder / "images").mkdir()
+    picture = Image.fromarray(rng.integers(0, 256, (24, 20, 3), dtype=np.uint8))
+    for kind, settings in FORMATS.items():
+        picture.save(folder / "images" / f"seed.{kind}", **settings)
+    picture.convert("I").save(folder / "images" / "grey.tif")
+    picture.convert("P").save(folder / "images" / "palette.png", optimize=True)
+    model, _ = load_model(folder / "runs/lm-001/model.safetensors")
+    torch.save({"model": model.state_dict(), "epoch": 3}, folder / "weights.pth")
+    return folder
