@@ -30,13 +30,13 @@ from fuzz_seeds import make_seeds
 
 from cikd_cli import lineage
 from cikd_cli.analysis.plots import plot_curves
-from cikd_cli.chain import inherited_settings
 from cikd_cli.config import LmConfig
 from cikd_cli.data.images import open_image, pillow_silenced, probe
 from cikd_cli.engine.checkpoint import load_checkpoint
 from cikd_cli.engine.optim import LABEL_NO_DECAY
 from cikd_cli.errors import CikdError
 from cikd_cli.files import file_sha256, to_json
+from cikd_cli.inheritance import inherited_settings
 from cikd_cli.lineage import all_runs, damaged_runs
 from cikd_cli.models.foreign import load_foreign
 from cikd_cli.models.weights import load_model, read_spec

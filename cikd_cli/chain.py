@@ -1,16 +1,14 @@
-"""How settings travel: from `cikd run` to its stages, from a parent run to its child, from a run to its resume."""
+"""How settings travel from `cikd run` to its stages, and from a run to its resume."""
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from cikd_cli.config import CurriculumConfig, StageConfig
 from cikd_cli.errors import CikdError
 from cikd_cli.knobs import suggestion
-from cikd_cli.options import Request, Resolved, RunOptions, flag_name
-from cikd_cli.recipes import SECTIONS, recipe_names, resolve
-from cikd_cli.runs import RunDir
+from cikd_cli.options import Request, Resolved, flag_name
+from cikd_cli.recipes import SECTIONS, resolve
 
 DEFAULT_DATA = "digits"  # embedded in scikit-learn: `cikd run` needs no download
 
@@ -31,19 +29,6 @@ CURRICULUM_FLAGS = (
     "seed",
 )
 
-_DATA_KNOBS = (
-    "data",
-    "data_root",
-    "fraction",
-    "val",
-    "split_seed",
-    "image_size",
-    "mean",
-    "std",
-    "decode_size",
-    "skip_unreadable",
-)
-_STUDENT_KNOBS = ("student", "student_width", "student_depth", "student_heads")
 _RESUME_FLAGS = frozenset({"epochs"})
 _RESUME_OPTIONS = frozenset(
     {"resume", "gpus", "processes", "workers", "views", "runs_dir", "save_every", "quiet", "as_json", "dry_run"}
@@ -86,37 +71,6 @@ def resolve_curriculum(request: Request) -> Resolved:
     baseline = request.flags.get("baseline", False)
     sources["baseline"] = "flag" if "baseline" in request.flags else "default"
     return Resolved(CurriculumConfig.model_validate({**stages, "baseline": baseline}), sources, recipe)
-
-
-def inherited_settings(parent: RunDir) -> dict[str, Any]:
-    """What a child takes from `parent`: its data, image size and normalisation, its student, and its teacher run.
-
-    A teacher run hands on the data and itself.
-    """
-    config = parent.config()
-    inherited = {key: config[key] for key in _DATA_KNOBS if key in config}
-    model = parent.record.get("model") or {}
-    inherited |= {key: tuple(model[key]) for key in ("mean", "std") if model.get(key)}
-    if parent.record.get("stage") == "finetune-teacher":
-        return inherited | {"teacher": str(parent.path)}
-    inherited |= student_settings(parent)
-    if any(entry["stage"] == "finetune-teacher" for entry in parent.record.get("parents", [])):
-        inherited["teacher"] = str(parent.parent("finetune-teacher").path)
-    return inherited
-
-
-def student_settings(parent: RunDir) -> dict[str, Any]:
-    """The knobs that describe the student of a run."""
-    config = parent.config()
-    return {key: config[key] for key in _STUDENT_KNOBS if key in config}
-
-
-def with_recipe_of(parent: RunDir | None, options: RunOptions) -> RunOptions:
-    """The options with the parent's recipe, unless one is named."""
-    recipe = None if parent is None or options.recipe else parent.record.get("recipe")
-    if recipe is None or (recipe not in recipe_names() and not Path(recipe).is_file()):
-        return options
-    return options.model_copy(update={"recipe": recipe})
 
 
 def check_resume(request: Request, knobs: type[StageConfig]) -> None:

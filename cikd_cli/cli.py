@@ -16,17 +16,17 @@ import typer
 from typer.core import TyperGroup
 
 from cikd_cli import __version__, lineage
-from cikd_cli.chain import check_resume, inherited_settings, resolve_curriculum, with_recipe_of
+from cikd_cli.chain import check_resume, resolve_curriculum
 from cikd_cli.config import CurriculumConfig, StageConfig, TrainingConfig
 from cikd_cli.console import Reporter, reporter, show_error, show_output
 from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, CikdError
 from cikd_cli.files import disk_error, to_json
 from cikd_cli.flags import RUNS_DIR_VARIABLE, command_function, knobs_of
+from cikd_cli.inheritance import resolve_stage
 from cikd_cli.knobs import nearest
 from cikd_cli.lineage import all_runs, damaged_runs
 from cikd_cli.options import Request, Resolved, flag_name
 from cikd_cli.recipes import resolve
-from cikd_cli.runs import RunDir
 from cikd_cli.stages import STAGES, Stage
 
 CURRICULUM_PANEL = "The curriculum"
@@ -98,7 +98,7 @@ def _run_stage(stage: Stage, request: Request, stray: list[str]) -> None:
 
 def _show_config(stage: Stage, request: Request, stray: list[str]) -> None:
     _refuse_stray_words(stage, request, stray)
-    resolved = _resolve(stage, request, inherit=True)
+    resolved = _resolve_with_parent(stage, request)
     values = _flat(resolved.config)
     if request.options.as_json:
         knobs = {key: {"value": value, "source": resolved.sources.get(key, "default")} for key, value in values.items()}
@@ -108,26 +108,23 @@ def _show_config(stage: Stage, request: Request, stray: list[str]) -> None:
     Reporter("plain").table(("knob", "value", "from"), rows)
 
 
-def _resolve(stage: Stage, request: Request, *, inherit: bool = False) -> Resolved:
+def _resolve(stage: Stage, request: Request) -> Resolved:
+    """What is typed over the recipe, without what a parent run hands down."""
     if stage.command == "run":
         return resolve_curriculum(request)
-    parent = _parent(stage, request) if inherit else None
-    return resolve(
-        stage.config,
-        stage.command,
-        request.flags,
-        options=with_recipe_of(parent, request.options),
-        inherited=inherited_settings(parent) if parent else None,
-        inherited_from=str(parent.path) if parent else None,
-    )
+    return resolve(stage.config, stage.command, request.flags, options=request.options)
 
 
-def _parent(stage: Stage, request: Request) -> RunDir | None:
-    """The run that hands settings down to a student's stage: --from, else --teacher."""
-    if "from_run" not in stage.config.model_fields:
-        return None
-    named = request.flags.get("from_run") or request.flags.get("teacher")
-    return RunDir.open(str(named)) if named else None
+def _resolve_with_parent(stage: Stage, request: Request) -> Resolved:
+    """As the stage itself does it; but a teacher that is neither named nor there yet is no error."""
+    if stage.command == "run":
+        return resolve_curriculum(request)
+    try:
+        return resolve_stage(stage.config, request)[0]
+    except CikdError:
+        if request.flags.get("from_run") or request.flags.get("teacher"):
+            raise
+        return _resolve(stage, request)
 
 
 def _flat(config: StageConfig, before: str = "") -> dict[str, object]:

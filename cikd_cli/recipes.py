@@ -147,6 +147,11 @@ def data_names() -> list[str]:
     return [name for name in recipe_names() if name != FOLDER_RECIPE and "-" not in name]
 
 
+def data_name(data: str) -> str:
+    """What a run records of `data`: the name of a set, or the folder's full path."""
+    return data if data in data_names() else str(Path(data).resolve())
+
+
 def read_toml(path: Path, what: str) -> dict[str, Any]:
     """The content of a TOML file; CikdError if it is missing or broken."""
     try:

@@ -2,9 +2,10 @@
 
 import pytest
 
-from cikd_cli.chain import check_resume, inherited_settings, resolve_curriculum, stage_request
+from cikd_cli.chain import check_resume, resolve_curriculum, stage_request
 from cikd_cli.config import AliConfig
 from cikd_cli.errors import CikdError
+from cikd_cli.inheritance import inherited_settings
 from cikd_cli.options import Request, RunOptions
 from cikd_cli.runs import RunDir
 

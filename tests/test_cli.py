@@ -205,7 +205,9 @@ def test_config_run_shows_all_three_stages_as_json():
 
 def test_config_shows_what_a_parent_hands_on_and_refuses_a_contradiction(tmp_path):
     config = {"data": "digits", "image_size": 64}
-    run = RunDir.create(tmp_path, "ali", prefix="ali", name=None, record={"parents": []}, config=config)
+    run = RunDir.create(
+        tmp_path, "ali", prefix="ali", name=None, record={"parents": [], "data": {"classes": 10}}, config=config
+    )
     run.finish({})
     shown = cikd("config", "lm", "--from", str(run.path)).stdout
     assert f"from {run.path}" in next(line for line in shown.splitlines() if line.startswith("image_size"))

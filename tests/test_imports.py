@@ -31,6 +31,7 @@ GROUND = {
     "render",
     "recipes",
     "chain",
+    "inheritance",
 }
 TOP = {"cli", "flags", "__main__"}
 # What each part of the third floor may import of its own floor.

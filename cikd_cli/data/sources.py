@@ -11,17 +11,12 @@ from cikd_cli.data.named import NAMED, read_named
 from cikd_cli.data.splits import Contents, DataSource, Split, fingerprint, hold_out, subset
 from cikd_cli.errors import CikdError
 
-__all__ = ["NAMED", "DataSource", "Split", "data_name", "is_named", "load_source"]
+__all__ = ["NAMED", "DataSource", "Split", "is_named", "load_source"]
 
 
 def is_named(data: str) -> bool:
     """Whether `data` is the name of a data set; a folder of the same name is written ./digits."""
     return data in NAMED
-
-
-def data_name(data: str) -> str:
-    """What a run records of `data`: the name of a set, or the folder's full path."""
-    return data if is_named(data) else str(Path(data).resolve())
 
 
 def load_source(

@@ -2,20 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from cikd_cli.chain import inherited_settings, student_settings
 from cikd_cli.config import AliConfig
-from cikd_cli.data.sources import DataSource, data_name
+from cikd_cli.data.sources import DataSource
 from cikd_cli.engine.optim import ALI_NO_DECAY
 from cikd_cli.engine.precision import DTYPES, choose_precision
 from cikd_cli.errors import CikdError
 from cikd_cli.kernels.relation_kl import why_not_fused
-from cikd_cli.lineage import newest_run
 from cikd_cli.methods.ali import Ali, learning_objective_block, share_teacher
 from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.weights import ModelSpec
@@ -36,47 +33,7 @@ from cikd_cli.stages.job import (
 
 def run(request: Request) -> dict[str, Any]:
     """Train a student's relations on a teacher's, or several students'; the summary for --json."""
-    return training.run(request, AliConfig, inherit=inherit, build=build, build_together=build_together)
-
-
-def inherit(request: Request) -> training.Inherited:
-    """The teacher hands down data, image size and normalisation; other images may be named, labels are not read."""
-    flags = request.flags
-    started = RunDir.open(flags["from_run"], stages=("ali", "lm")) if flags.get("from_run") else None
-    if started is not None and not flags.get("teacher") and not flags.get("data"):
-        teacher = started.parent("finetune-teacher")
-    else:
-        teacher = find_teacher(flags.get("teacher"), flags.get("data"), Path(request.options.runs_dir))
-    values = inherited_settings(teacher)
-    if started is not None:
-        values |= student_settings(started)
-    if flags.get("data") is not None and data_name(flags["data"]) != values["data"]:
-        for key in ("data", "fraction", "val"):
-            values.pop(key, None)
-    note = "" if flags.get("teacher") else "  [the newest finished one]"
-    return training.Inherited(values, teacher, note)
-
-
-def find_teacher(named: str | None, data: str | None, runs_dir: Path) -> RunDir:
-    """The teacher run named, or the newest finished one for the data set."""
-    if named:
-        if not Path(named).is_dir():
-            raise CikdError(
-                f"{named} is no run, and a teacher has to know the classes first.",
-                hint=f"cikd finetune-teacher --data {data or '…'} --teacher {named}",
-            )
-        return RunDir.open(named, stages=("finetune-teacher",))
-    if data is None:
-        raise CikdError(
-            "No images are named.", hint="--data cifar100, a folder, or --teacher RUN to take the teacher's"
-        )
-    found = newest_run(runs_dir, "finetune-teacher", data=data_name(data))
-    if found is None:
-        raise CikdError(
-            f"There is no finished teacher for {data} in {runs_dir}.",
-            hint=f"cikd finetune-teacher --data {data}   (unlabelled images: name one with --teacher RUN)",
-        )
-    return found
+    return training.run(request, AliConfig, build=build, build_together=build_together)
 
 
 def build(config: AliConfig, device: torch.device) -> Job:

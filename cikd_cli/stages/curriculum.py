@@ -9,10 +9,9 @@ from typing import Any
 from cikd_cli import chain
 from cikd_cli.config import CurriculumConfig
 from cikd_cli.console import Reporter, duration, reporter
-from cikd_cli.data.sources import data_name
 from cikd_cli.lineage import all_runs
 from cikd_cli.options import Request, RunOptions
-from cikd_cli.recipes import MAY_DIFFER
+from cikd_cli.recipes import MAY_DIFFER, data_name
 from cikd_cli.runs import RunDir
 from cikd_cli.stages import STAGES, report
 from cikd_cli.stages.ahead import look_ahead

@@ -47,7 +47,7 @@ class Start:
 
 def run(request: Request) -> dict[str, Any]:
     """Train a teacher with labels; the summary for --json."""
-    return training.run(request, FinetuneTeacherConfig, inherit=lambda _: training.Inherited({}, None), build=build)
+    return training.run(request, FinetuneTeacherConfig, build=build)
 
 
 def build(config: FinetuneTeacherConfig, device: torch.device) -> Job:

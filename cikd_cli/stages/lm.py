@@ -1,17 +1,14 @@
 """`cikd lm`: stage 2, Logit Mimicking; without --from it is LM alone, with --no-distill the plain fine-tune."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from cikd_cli.chain import inherited_settings
 from cikd_cli.config import LmConfig
 from cikd_cli.engine.optim import LABEL_NO_DECAY
 from cikd_cli.engine.precision import DTYPES, choose_precision
-from cikd_cli.errors import CikdError
 from cikd_cli.methods.lm import LogitMimicking
 from cikd_cli.methods.supervised import Supervised
 from cikd_cli.models.frozen import FrozenTeacher
@@ -20,7 +17,6 @@ from cikd_cli.models.weights import ModelSpec
 from cikd_cli.options import Request
 from cikd_cli.runs import RunDir
 from cikd_cli.stages import training
-from cikd_cli.stages.ali import find_teacher
 from cikd_cli.stages.job import (
     Job,
     describe_data,
@@ -36,26 +32,7 @@ from cikd_cli.stages.teacher_cache import Facts, open_cache
 
 def run(request: Request) -> dict[str, Any]:
     """Train a student on labels and a teacher's logits; the summary for --json."""
-    return training.run(request, LmConfig, inherit=inherit, build=build)
-
-
-def inherit(request: Request) -> training.Inherited:
-    """The parent hands down data, teacher and student; without one, the teacher does."""
-    flags = request.flags
-    if flags.get("from_run") is None:
-        try:
-            teacher = find_teacher(flags.get("teacher"), flags.get("data"), Path(request.options.runs_dir))
-        except CikdError:  # none: labels alone can do without
-            if flags.get("distill", True) or flags.get("teacher"):
-                raise
-            return training.Inherited({}, None)
-        note = "" if flags.get("teacher") else "  [the newest finished one]"
-        return training.Inherited(inherited_settings(teacher), teacher, note)
-    parent = RunDir.open(flags["from_run"], stages=("ali", "lm"))
-    values = inherited_settings(parent)
-    if not parent.record["data"]["classes"]:  # ALI saw unlabelled images; labels are those of the teacher's data
-        values |= inherited_settings(parent.parent("finetune-teacher"))
-    return training.Inherited(values, parent, "  [from the parent]")
+    return training.run(request, LmConfig, build=build)
 
 
 def build(config: LmConfig, device: torch.device) -> Job:
@@ -73,7 +50,7 @@ def build(config: LmConfig, device: torch.device) -> Job:
         facts.append(("teacher", f"{run.path}  {teacher_spec.architecture} {network}{told}"))
     student, spec, came_from = _student(config, teacher_spec, source.classes)
     parents += came_from
-    method: nn.Module
+    method: nn.Module = Supervised(student, mean=spec.mean, std=spec.std, smoothing=config.smoothing)
     cache: TeacherCache | None = None
     cached: Facts = []
     if config.distill:
@@ -81,8 +58,6 @@ def build(config: LmConfig, device: torch.device) -> Job:
         frozen = FrozenTeacher(teacher, device=device, dtype=DTYPES[precision])
         cache, cached = open_cache(config, source, spec, parents[0], precision=precision, device=device.type)
         method = _distillation(config, student, frozen, spec, cache)
-    else:
-        method = Supervised(student, mean=spec.mean, std=spec.std, smoothing=config.smoothing)
     start = f"trunk from {came_from[0].path}" if came_from else "from scratch"
     facts += [
         (

@@ -1,23 +1,21 @@
 """What the three training stages share: resolve, check, claim a run or several, train."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cikd_cli import numbering
-from cikd_cli.chain import with_recipe_of
 from cikd_cli.config import TrainingConfig
 from cikd_cli.console import reporter
-from cikd_cli.data.sources import data_name
 from cikd_cli.engine.distributed import Hardware, World, choose_hardware
 from cikd_cli.engine.fit import resume_command
 from cikd_cli.engine.precision import choose_precision
 from cikd_cli.errors import CikdError
-from cikd_cli.options import Request, Resolved
-from cikd_cli.recipes import resolve, typed_values
+from cikd_cli.inheritance import resolve_stage
+from cikd_cli.options import Request
+from cikd_cli.recipes import data_name
 from cikd_cli.runs import RunDir
 from cikd_cli.stages import STAGES, header
 from cikd_cli.stages.execution import Begun, train
@@ -30,23 +28,10 @@ Build = Callable[[Any, torch.device], Job]
 BuildTogether = Callable[[Sequence[Any], torch.device], list[Job]]
 
 
-@dataclass(frozen=True)
-class Inherited:
-    """Values a parent hands down (field -> value), the parent, and what to say about how it was found."""
-
-    values: dict[str, Any]
-    parent: RunDir | None
-    note: str = ""
-
-
-Inherit = Callable[[Request], Inherited]
-
-
 def run(
     request: Request,
     config_class: type[TrainingConfig],
     *,
-    inherit: Inherit,
     build: Build,
     build_together: BuildTogether | None = None,
 ) -> dict[str, Any]:
@@ -59,7 +44,7 @@ def run(
     hardware = choose_hardware(options.gpus, options.processes or 1)
     if options.resume is not None:
         return resume(request, config_class, out, hardware, build)
-    resolved, inherited = _resolve(request, config_class, inherit)
+    resolved, inherited = resolve_stage(config_class, request)
     names = _names(request, hardware)
     for name in names:
         numbering.check_free(Path(options.runs_dir), name, stage=request.stage)
@@ -89,21 +74,6 @@ def run(
     stop = "stop with Ctrl-C (saves); resume: "
     out.fields([*(("run", f"{one.run.path}  {stop}{resume_command(one.run)}") for one in begun), ("", "")])
     return train(begun, hardware, options, out)
-
-
-def _resolve(request: Request, config_class: type[TrainingConfig], inherit: Inherit) -> tuple[Resolved, Inherited]:
-    options = request.options
-    typed = replace(request, flags=typed_values(config_class, request.stage, request.flags, options))
-    inherited = inherit(typed)
-    resolved = resolve(
-        config_class,
-        request.stage,
-        request.flags,
-        options=with_recipe_of(inherited.parent, options),
-        inherited=inherited.values,
-        inherited_from=str(inherited.parent.path) if inherited.parent else None,
-    )
-    return resolved, inherited
 
 
 def _names(request: Request, hardware: Hardware) -> list[str | None]:

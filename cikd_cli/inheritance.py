@@ -1,0 +1,161 @@
+"""What a training stage takes from the runs before it: its data, its teacher, its student, and the recipe they had."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cikd_cli.config import StageConfig
+from cikd_cli.errors import CikdError
+from cikd_cli.lineage import newest_run
+from cikd_cli.options import Request, Resolved, RunOptions
+from cikd_cli.recipes import data_name, recipe_names, resolve, typed_values
+from cikd_cli.runs import RunDir
+
+_DATA_KNOBS = (
+    "data",
+    "data_root",
+    "fraction",
+    "val",
+    "split_seed",
+    "image_size",
+    "mean",
+    "std",
+    "decode_size",
+    "skip_unreadable",
+)
+_STUDENT_KNOBS = ("student", "student_width", "student_depth", "student_heads")
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """Values that a parent hands down (knob -> value), the parent, and what to say about how it was found."""
+
+    values: Mapping[str, Any]
+    parent: RunDir | None
+    note: str = ""
+
+
+NOTHING = Inherited({}, None)
+
+
+def resolve_stage(config_class: type[StageConfig], request: Request) -> tuple[Resolved, Inherited]:
+    """The config of a training stage: what is typed, over what the parent hands down, over the (parent's) recipe.
+
+    Raises:
+        CikdError: as `inherit` and `resolve`.
+    """
+    typed = typed_values(config_class, request.stage, request.flags, request.options)
+    inherited = inherit(replace(request, flags=typed))
+    resolved = resolve(
+        config_class,
+        request.stage,
+        request.flags,
+        options=_with_recipe_of(inherited.parent, request.options),
+        inherited=inherited.values,
+        inherited_from=str(inherited.parent.path) if inherited.parent else None,
+    )
+    return resolved, inherited
+
+
+def inherit(request: Request) -> Inherited:
+    """What the stage of a request takes from its parent; the flags are all that was typed, by flag, --set or --config.
+
+    Raises:
+        CikdError: the run that is named cannot be used, or none is named and there is no finished teacher.
+    """
+    if request.stage == "ali":
+        return _for_ali(request.flags, Path(request.options.runs_dir))
+    if request.stage == "lm":
+        return _for_lm(request.flags, Path(request.options.runs_dir))
+    return NOTHING
+
+
+def _for_ali(flags: Mapping[str, Any], runs_dir: Path) -> Inherited:
+    """The teacher hands down data, image size and normalisation; other images may be named, labels are not read."""
+    started = RunDir.open(flags["from_run"], stages=("ali", "lm")) if flags.get("from_run") else None
+    if started is not None and not flags.get("teacher") and not flags.get("data"):
+        teacher = started.parent("finetune-teacher")
+    else:
+        teacher = _find_teacher(flags.get("teacher"), flags.get("data"), runs_dir)
+    values = inherited_settings(teacher)
+    if started is not None:
+        values |= _student_settings(started)
+    if flags.get("data") is not None and data_name(flags["data"]) != values["data"]:
+        for key in ("data", "fraction", "val"):
+            values.pop(key, None)
+    return Inherited(values, teacher, _how_found(flags))
+
+
+def _for_lm(flags: Mapping[str, Any], runs_dir: Path) -> Inherited:
+    """The parent hands down data, teacher and student; without one, the teacher does."""
+    if flags.get("from_run") is not None:
+        parent = RunDir.open(flags["from_run"], stages=("ali", "lm"))
+        values = inherited_settings(parent)
+        if not parent.record["data"]["classes"]:  # ALI saw unlabelled images; labels are those of the teacher's data
+            values |= inherited_settings(parent.parent("finetune-teacher"))
+        return Inherited(values, parent, "  [from the parent]")
+    try:
+        teacher = _find_teacher(flags.get("teacher"), flags.get("data"), runs_dir)
+    except CikdError:  # none: labels alone can do without
+        if flags.get("distill", True) or flags.get("teacher"):
+            raise
+        return NOTHING
+    return Inherited(inherited_settings(teacher), teacher, _how_found(flags))
+
+
+def _how_found(flags: Mapping[str, Any]) -> str:
+    return "" if flags.get("teacher") else "  [the newest finished one]"
+
+
+def _find_teacher(named: str | None, data: str | None, runs_dir: Path) -> RunDir:
+    """The teacher run named, or the newest finished one for the data set."""
+    if named:
+        if not Path(named).is_dir():
+            raise CikdError(
+                f"{named} is no run, and a teacher has to know the classes first.",
+                hint=f"cikd finetune-teacher --data {data or '…'} --teacher {named}",
+            )
+        return RunDir.open(named, stages=("finetune-teacher",))
+    if data is None:
+        raise CikdError(
+            "No images are named.", hint="--data cifar100, a folder, or --teacher RUN to take the teacher's"
+        )
+    found = newest_run(runs_dir, "finetune-teacher", data=data_name(data))
+    if found is None:
+        raise CikdError(
+            f"There is no finished teacher for {data} in {runs_dir}.",
+            hint=f"cikd finetune-teacher --data {data}   (unlabelled images: name one with --teacher RUN)",
+        )
+    return found
+
+
+def inherited_settings(parent: RunDir) -> dict[str, Any]:
+    """What a child takes from `parent`: its data, image size and normalisation, its student, and its teacher run.
+
+    A teacher run hands on the data and itself.
+    """
+    config = parent.config()
+    inherited = {key: config[key] for key in _DATA_KNOBS if key in config}
+    model = parent.record.get("model") or {}
+    inherited |= {key: tuple(model[key]) for key in ("mean", "std") if model.get(key)}
+    if parent.record.get("stage") == "finetune-teacher":
+        return inherited | {"teacher": str(parent.path)}
+    inherited |= _student_settings(parent)
+    if any(entry["stage"] == "finetune-teacher" for entry in parent.record.get("parents", [])):
+        inherited["teacher"] = str(parent.parent("finetune-teacher").path)
+    return inherited
+
+
+def _student_settings(parent: RunDir) -> dict[str, Any]:
+    """The knobs that describe the student of a run."""
+    config = parent.config()
+    return {key: config[key] for key in _STUDENT_KNOBS if key in config}
+
+
+def _with_recipe_of(parent: RunDir | None, options: RunOptions) -> RunOptions:
+    """The options with the parent's recipe, unless one is named."""
+    recipe = None if parent is None or options.recipe else parent.record.get("recipe")
+    if recipe is None or (recipe not in recipe_names() and not Path(recipe).is_file()):
+        return options
+    return options.model_copy(update={"recipe": recipe})
