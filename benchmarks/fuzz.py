@@ -32,7 +32,7 @@ from cikd_cli import lineage
 from cikd_cli.analysis.plots import plot_curves
 from cikd_cli.config import LmConfig
 from cikd_cli.data.images import open_image, pillow_silenced, probe
-from cikd_cli.engine.checkpoint import load_checkpoint
+from cikd_cli.engine.checkpoint import UNSIGNED, load_checkpoint, read_about, sign
 from cikd_cli.engine.optim import LABEL_NO_DECAY
 from cikd_cli.errors import CikdError
 from cikd_cli.files import file_sha256, to_json
@@ -133,13 +133,18 @@ class Loaders:
 
     def _checkpoint(self, rng: random.Random) -> tuple[Path, Callable[[], None]]:
         path = self.run / "checkpoints" / "last.safetensors"
-        path.write_bytes(damaged_safetensors(path.read_bytes(), rng))
+        content = path.read_bytes()
+        damaged = damaged_safetensors(content, rng)
+        if rng.random() < 0.5:  # as if its writer had made it so
+            damaged = sign(damaged.replace(read_about(content).sha256.encode(), UNSIGNED.encode()))
+        path.write_bytes(damaged)
+        path.with_name("previous.safetensors").unlink(missing_ok=True)
 
         def read() -> None:
             model, _ = load_model(self.run / "model.safetensors")
             run = RunDir.open(self.run)
             optimizer = torch.optim.AdamW(trainable_groups(model, stored_config(run, LmConfig), LABEL_NO_DECAY))
-            load_checkpoint(run, model=model, optimizer=optimizer, average=None)
+            load_checkpoint(run, model=model, optimizer=optimizer, average=None, warn=lambda _: None)
 
         return path, read
 

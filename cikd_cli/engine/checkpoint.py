@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from cikd_cli.errors import EXIT_FAILED, CikdError
 from cikd_cli.runs import RunDir, write_atomically
 
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
-_UNSIGNED = "0" * 64
+UNSIGNED = "0" * 64
 
 
 @dataclass
@@ -32,6 +33,15 @@ class Progress:
     best: float = -1.0
     sums: dict[str, float] = field(default_factory=dict)
     scaler: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class About:
+    """What the header of a checkpoint says: whose it is, the hash over all of it, and how far training was."""
+
+    run: str | None
+    sha256: str
+    progress: Progress
 
 
 def save_checkpoint(
@@ -51,8 +61,8 @@ def save_checkpoint(
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
     # clone: safetensors refuses tensors that share memory
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    about = {"run": run.record.get("id"), "sha256": _UNSIGNED, "progress": asdict(progress)}
-    content = _sign(save(plain, metadata={"cikd": json.dumps(about)}))
+    about = About(run.record.get("id"), UNSIGNED, progress)
+    content = sign(save(plain, metadata={"cikd": json.dumps(asdict(about))}))
     run.make_folder(run.checkpoints)
     if keep_as:  # first: what `last` says is done is not done again
         write_atomically(run.checkpoints / f"{keep_as}.safetensors", content)
@@ -80,9 +90,14 @@ def load_checkpoint(
     for other, why in damaged.items():
         warn(f"{other} {why}; going on from {path.name}")
         other.unlink(missing_ok=True)
-    progress = TypeAdapter(Progress).validate_python(_read_about(content)["progress"])
-    _restore(load(content), model=model, optimizer=optimizer, average=average, path=path)
-    return progress
+    try:
+        tensors = load(content)
+    except SafetensorError as error:
+        raise CikdError(
+            f"{path} is damaged: {error}", hint=f"remove it, and  cikd {run.stage} --resume {run.path}"
+        ) from error
+    _restore(tensors, model=model, optimizer=optimizer, average=average, path=path)
+    return read_about(content).progress
 
 
 def check_checkpoints(run: RunDir) -> None:
@@ -120,27 +135,27 @@ def _newest(run: RunDir) -> tuple[Path | None, bytes, dict[Path, str]]:
     return None, b"", {}
 
 
-def _sign(content: bytes) -> bytes:
-    """Put the hash of a file, taken with zeros in its place, into its header."""
-    return content.replace(_UNSIGNED.encode(), hashlib.sha256(content).hexdigest().encode(), 1)
+def sign(content: bytes) -> bytes:
+    """Put the hash of a checkpoint, taken with UNSIGNED in its place, into its header."""
+    return content.replace(UNSIGNED.encode(), hashlib.sha256(content).hexdigest().encode(), 1)
 
 
 def _fault(content: bytes, run: RunDir) -> str | None:
     """What is wrong with the content of a checkpoint of `run`; every bit of it is under the hash in its header."""
     try:
-        about = _read_about(content)
-        unsigned = content.replace(about["sha256"].encode(), _UNSIGNED.encode(), 1)
-    except (ValueError, TypeError, KeyError, AttributeError):
+        about = read_about(content)
+    except (ValueError, TypeError, KeyError, RecursionError):
         return "is damaged (its header cannot be read)"
-    if hashlib.sha256(unsigned).hexdigest() != about["sha256"]:
+    unsigned = content.replace(about.sha256.encode(), UNSIGNED.encode(), 1)
+    if hashlib.sha256(unsigned).hexdigest() != about.sha256:
         return "is damaged (its content is not what its checksum says)"
-    return None if about["run"] == run.record.get("id") else "belongs to another run"
+    return None if about.run == run.record.get("id") else "belongs to another run"
 
 
-def _read_about(content: bytes) -> dict[str, Any]:
+def read_about(content: bytes) -> About:
+    """The header of a checkpoint; ValueError, TypeError, KeyError or RecursionError where it is none."""
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    about: dict[str, Any] = json.loads(header["__metadata__"]["cikd"])
-    return about
+    return TypeAdapter(About).validate_json(header["__metadata__"]["cikd"])
 
 
 def _restore(
