@@ -12,6 +12,10 @@ from PIL import Image
 
 from cikd_cli.models.weights import load_model
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from tiny import RECIPE, draw_photos
+
 FORMATS: dict[str, dict[str, Any]] = {
     "png": {},
     "jpg": {},
@@ -22,35 +26,6 @@ FORMATS: dict[str, dict[str, Any]] = {
     "ppm": {},
 }
 
-RECIPE = """
-[common]
-image_size = 16
-batch_size = 4
-epochs = 2
-warmup = 1
-precision = "fp32"
-
-[finetune-teacher]
-teacher = "scratch"
-teacher_width = 16
-teacher_depth = 3
-teacher_heads = 2
-teacher_patch = 4
-
-[ali]
-student = "custom"
-student_width = 8
-student_depth = 3
-student_heads = 1
-lob = 2
-
-[lm]
-student = "custom"
-student_width = 8
-student_depth = 3
-student_heads = 1
-"""
-
 
 def in_a_process(folder: Path, words: list[str]) -> None:
     """`cikd WORDS` in a process of its own, whose memory is not the readers'."""
@@ -58,14 +33,9 @@ def in_a_process(folder: Path, words: list[str]) -> None:
 
 
 def make_seeds(folder: Path, cikd: Callable[[Path, list[str]], None] = in_a_process) -> Path:
-    """A finished curriculum on a dozen images, and an image of every kind, in `folder`; cikd: runs a command there."""
+    """A finished curriculum on a few images, and an image of every kind, in `folder`; cikd: runs a command there."""
     rng = np.random.default_rng(0)
-    for part in ("train", "test"):
-        for label in ("cat", "dog"):
-            (folder / "photos" / part / label).mkdir(parents=True)
-            for number in range(4):
-                pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / "photos" / part / label / f"{number}.png")
+    draw_photos(folder / "photos")
     (folder / "recipe.toml").write_text(RECIPE)
     for words in ("finetune-teacher --data photos", "ali --teacher runs/teacher-001", "lm --from runs/ali-001"):
         cikd(folder, [*words.split(), "--recipe", "recipe.toml", "--gpus", "cpu", "--quiet"])
