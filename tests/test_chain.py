@@ -33,10 +33,10 @@ def test_the_teacher_flag_of_the_curriculum_is_for_the_teacher_stage_only():
 
 
 def test_set_reaches_into_one_stage_or_into_all():
-    resolved = curriculum(set=("ali.epochs=5", "finetune-teacher.lr=0.5", "warmup=1"))
+    resolved = curriculum(set=("ali.epochs=5", "finetune-teacher.lr=0.5", "warmup=2"))
     config = resolved.config
-    assert (config.ali.epochs, config.lm.epochs, config.finetune_teacher.lr) == (5, 30, 0.5)
-    assert (config.ali.warmup, config.lm.warmup) == (1, 1)
+    assert (config.ali.epochs, config.lm.epochs, config.finetune_teacher.lr) == (5, 8, 0.5)
+    assert (config.ali.warmup, config.lm.warmup) == (2, 2)
     assert resolved.sources["ali.epochs"] == "--set"
     assert resolved.sources["lm.epochs"] == "recipe digits"
 
