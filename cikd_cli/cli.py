@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cikd_cli import __version__, lineage
+from cikd_cli import __version__, elastic, lineage
 from cikd_cli.chain import check_resume, resolve_curriculum
 from cikd_cli.config import CurriculumConfig, StageConfig, TrainingConfig
 from cikd_cli.console import Reporter, reporter, show_error, show_output
@@ -88,6 +88,8 @@ def _run_stage(stage: Stage, request: Request, stray: list[str]) -> None:
         raise CikdError(f"cikd {stage.command} needs a run", hint=f"{stage.examples[0]}; cikd runs lists the runs")
     check_resume(request, stage.config)
     _resolve(stage, request)
+    if elastic.world_size() > 1 and not issubclass(stage.config, TrainingConfig):
+        raise CikdError(f"cikd {stage.command} is not shared out among processes", hint="start it without torchrun")
     # Read when torch loads: threads that wait for each other soon sleep instead of spinning. Two small trainings at
     # once on two cores took 11 s with it and over 60 s without; alone, nothing changes.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
@@ -176,7 +178,8 @@ def _sentences() -> Iterator[None]:
         sentence = _as_sentence(error)
         if sentence is None:
             raise
-        show_error(sentence)
+        if elastic.rank() == 0 and not sentence.shown:  # of several processes one speaks
+            show_error(sentence)
         raise typer.Exit(sentence.exit_code) from None
 
 

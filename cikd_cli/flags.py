@@ -33,6 +33,7 @@ _METAVARS = {
     "teacher_cache": "DIR|auto",
     "resume": "RUN",
     "save_every": "30s|10m|2h|5e",
+    "stall_after": "30s|10m|2h",
     "gpus": "N|all|0,2|cpu",
     "what": "WORD,...",
 }

@@ -19,6 +19,7 @@ GROUND = {
     "config",
     "config_bench",
     "console",
+    "elastic",
     "files",
     "locks",
     "numbering",

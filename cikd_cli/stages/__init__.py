@@ -19,8 +19,19 @@ from cikd_cli.config import (
 from cikd_cli.config_bench import BenchConfig
 
 _SHARED = ("config", "set", "gpus", "workers", "runs_dir", "quiet", "as_json")
-_TRAINING = (*_SHARED, "recipe", "processes", "views", "name", "resume", "save_every", "dry_run")
-_CURRICULUM = (*_SHARED, "recipe", "processes", "views", "save_every", "dry_run", "fresh")
+_TRAINING = (
+    *_SHARED,
+    "recipe",
+    "processes",
+    "views",
+    "name",
+    "resume",
+    "go_on",
+    "save_every",
+    "stall_after",
+    "dry_run",
+)
+_CURRICULUM = (*_SHARED, "recipe", "processes", "views", "save_every", "stall_after", "dry_run", "fresh")
 
 
 @dataclass(frozen=True)
