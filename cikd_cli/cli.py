@@ -93,6 +93,7 @@ def _run_stage(stage: Stage, request: Request, stray: list[str]) -> None:
     # Read when torch loads: threads that wait for each other soon sleep instead of spinning. Two small trainings at
     # once on two cores took 11 s with it and over 60 s without; alone, nothing changes.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # processes that lose each other say so in pages of addresses
     summary = importlib.import_module(stage.module).run(request)
     if request.options.as_json and summary:
         show_output(to_json(summary))

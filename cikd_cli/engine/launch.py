@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,7 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 from cikd_cli.console import duration
 from cikd_cli.engine import ranks
 from cikd_cli.engine.distributed import Hardware, World
-from cikd_cli.engine.ranks import Attempts, Told
+from cikd_cli.engine.ranks import Attempts, Told, log_path
 from cikd_cli.engine.watch import Watch
 from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED
 
@@ -49,7 +50,7 @@ def launch(
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the sentence below says it shorter
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // hardware.processes)))
-    multiprocessing.set_forkserver_preload([worker.__module__, "cikd_cli.engine.preload"])
+    method = _start_method(worker.__module__)
     ranks.clear(run)
     attempts = Attempts(run, warn=warn)
     config = LaunchConfig(
@@ -61,7 +62,7 @@ def launch(
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=RESTARTS,
-        start_method="forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn",
+        start_method=method,
         signals_to_handle=",".join(number.name for number in ENDS),
     )
     before = {number: signal.getsignal(number) for number in (*ENDS, signal.SIGUSR1)}
@@ -69,7 +70,9 @@ def launch(
     try:
         elastic_launch(config, _entry)(worker, hardware, run, stall, args)
     except ChildFailedError as error:
-        raise attempts.verdict(_killed(error)) from error
+        attempts.refuse()
+        killed = _killed(error)
+        raise killed.error(log_path(run, killed.rank)) from error
     except SignalException:
         pass
     finally:
@@ -100,6 +103,21 @@ def stood_still(blamed: Sequence[int], run: Path, *, rank: int, stall: float) ->
         said = f"Process{'es' * many} {named} {'have' if many else 'has'} not moved {since}, and the others wait"
     hint = f"to go on:  --resume {run}, with --stall-after {2 * stall / 60:g}m if so long a pause is to be expected"
     return Told(blamed[0] if blamed else rank, said, hint)
+
+
+def _start_method(module: str) -> str:
+    """How processes are started: forked from a server that has loaded `module`, where the system has such a thing."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return "spawn"
+    multiprocessing.set_forkserver_preload([module, "cikd_cli.engine.preload"])
+    before = os.environ.get("PYTHONPATH")
+    paths = [str(Path(__file__).parents[2]), *(before.split(os.pathsep) if before else ())]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # the server's only way to this very package, wherever it starts
+    try:
+        ensure_running()
+    finally:
+        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+    return "forkserver"
 
 
 def _pass_on(number: int, _frame: FrameType | None) -> None:

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -121,41 +121,36 @@ class Attempts(LogsSpecs):
 
     def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
         """Called before the processes start; raises the CikdError of the last attempt, if one was told."""
-        attempt = int(envs[0]["TORCHELASTIC_RESTART_COUNT"])
+        attempt, told = int(envs[0]["TORCHELASTIC_RESTART_COUNT"]), self._take()
         if attempt:
-            told = self.told()
-            if (own := _first(told, lost=False)) is not None:
-                raise own.error(log_path(self._run, own.rank))
+            self._refuse(told)
             gone = [rank for rank in range(len(envs)) if rank not in {one.rank for one in told}]
             self._warn(
                 f"{_named(gone)} ended without a word, killed perhaps; all go on from the last checkpoint "
                 f"(restart {attempt} of {envs[0]['TORCHELASTIC_MAX_RESTARTS']})"
             )
-        for path in (self._run / FOLDER).glob("*.json"):
-            path.unlink(missing_ok=True)
         here = dict.fromkeys(envs, "")  # the terminal; `take_output` comes later
         for env in envs.values():
             env["TORCHELASTIC_ERROR_FILE"] = ""
         return LogsDest(here, dict(here), {}, {}, dict.fromkeys(envs, os.devnull))
 
-    def told(self) -> list[Told]:
-        """The errors of the last attempt, in the order of their ranks."""
+    def refuse(self) -> None:
+        """Raise the CikdError that a process has told, if one has, when there is no further start."""
+        self._refuse(self._take())
+
+    def _refuse(self, told: Sequence[Told]) -> None:
+        own = min((one for one in told if not one.lost), key=lambda one: one.when, default=None)
+        if own is not None:
+            raise own.error(log_path(self._run, own.rank))
+
+    def _take(self) -> list[Told]:
+        """The errors of the last attempt; their files go."""
         found = []
         for path in sorted((self._run / FOLDER).glob("*.json")):
             with suppress(OSError, ValueError, TypeError):
                 found.append(Told(**json.loads(path.read_text(encoding="utf-8"))))
-        return found
-
-    def verdict(self, fallback: Told) -> CikdError:
-        """The error to show when no attempt is left: a process's own, else `fallback`."""
-        own = _first(self.told(), lost=False) or fallback
-        for path in (self._run / FOLDER).glob("*.json"):
             path.unlink(missing_ok=True)
-        return own.error(log_path(self._run, own.rank))
-
-
-def _first(told: list[Told], *, lost: bool) -> Told | None:
-    return min((one for one in told if one.lost == lost), key=lambda one: one.when, default=None)
+        return found
 
 
 def _named(ranks: list[int]) -> str:

@@ -4,6 +4,7 @@ Each process says in the store that they all share how often it has moved. A ste
 has moved for `stall` seconds, those who have moved least are the ones that the others wait for.
 """
 
+import multiprocessing
 import os
 import signal
 import socket
@@ -74,7 +75,8 @@ class Watch:
     @property
     def orphaned(self) -> bool:
         """Whether the process that started this one has ended."""
-        return os.getppid() != self._parent
+        launcher = multiprocessing.parent_process()  # of a process that a server has forked, it is not the system's
+        return os.getppid() != self._parent if launcher is None else not launcher.is_alive()
 
     def _run(self) -> None:
         period, spoke = min(5.0, self._stall / 8), 0.0
