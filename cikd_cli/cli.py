@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import BaseModel
 from typer.core import TyperGroup
 
 from cikd_cli import __version__, elastic, lineage
@@ -27,6 +28,7 @@ from cikd_cli.knobs import nearest
 from cikd_cli.lineage import all_runs, damaged_runs
 from cikd_cli.options import Request, Resolved, flag_name
 from cikd_cli.recipes import resolve
+from cikd_cli.slurm import SlurmOptions, script
 from cikd_cli.stages import STAGES, Stage
 
 CURRICULUM_PANEL = "The curriculum"
@@ -60,6 +62,13 @@ app = typer.Typer(
 config_app = typer.Typer(
     name="config",
     help="Show every knob of a stage: its value, and where the value comes from.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+slurm_app = typer.Typer(
+    name="slurm",
+    help="Print a batch script for SLURM that starts a stage, and goes on with its run when started again.\n\n"
+    "  cikd slurm ali --data cifar100 --name cifar --gpus-per-node 4 > job.sbatch && sbatch job.sbatch",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -109,6 +118,14 @@ def _show_config(stage: Stage, request: Request, stray: list[str]) -> None:
         return
     rows = [[key, _shown(value), resolved.sources.get(key, "default")] for key, value in values.items()]
     Reporter("plain").table(("knob", "value", "from"), rows)
+
+
+def _show_job(stage: Stage, request: Request, stray: list[str]) -> None:
+    _refuse_stray_words(stage, request, stray)
+    asked = {key: value for key, value in request.flags.items() if key in SlurmOptions.model_fields}
+    request = replace(request, flags={key: value for key, value in request.flags.items() if key not in asked})
+    _resolve(stage, request)
+    show_output(script(request, asked, trains=issubclass(stage.config, TrainingConfig)).rstrip("\n"))
 
 
 def _resolve(stage: Stage, request: Request) -> Resolved:
@@ -210,10 +227,14 @@ def _as_sentence(error: Exception) -> CikdError | None:
 
 
 def _add(
-    target: typer.Typer, stage: Stage, act: Callable[[Stage, Request, list[str]], None], panel: str | None
+    target: typer.Typer,
+    stage: Stage,
+    act: Callable[[Stage, Request, list[str]], None],
+    panel: str | None,
+    also: type[BaseModel] | None = None,
 ) -> None:
     help_text = f"{stage.summary}\n\n" + "\n".join(f"  {example}" for example in stage.examples)
-    function = command_function(stage, lambda request, stray: act(stage, request, stray), guard=_sentences)
+    function = command_function(stage, lambda request, stray: act(stage, request, stray), guard=_sentences, also=also)
     target.command(stage.command, help=help_text, rich_help_panel=panel, context_settings=_CONTEXT)(function)
 
 
@@ -221,6 +242,8 @@ for _stage in STAGES.values():
     _trains = issubclass(_stage.config, TrainingConfig | CurriculumConfig)
     _add(app, _stage, _run_stage, CURRICULUM_PANEL if _trains else RESULTS_PANEL)
     _add(config_app, replace(_stage, several=None), _show_config, None)
+    if _trains:
+        _add(slurm_app, _stage, _show_job, None, also=SlurmOptions)
 
 
 @app.command("runs", rich_help_panel=RESULTS_PANEL)
@@ -244,3 +267,4 @@ def show_runs(
 
 
 app.add_typer(config_app, rich_help_panel=RESULTS_PANEL)
+app.add_typer(slurm_app, rich_help_panel=CURRICULUM_PANEL)

@@ -90,6 +90,7 @@ class Request:
 
     curriculum: which step of which `cikd run` this is, so that a second `cikd run` finds what the first one made.
     several: the values of a knob typed as a list, a run each (`cikd ali --lob 7,8`); `flags` holds the first of them.
+    words: the flags as typed, for the same command elsewhere.
     """
 
     stage: str
@@ -99,6 +100,7 @@ class Request:
     runs: tuple[str, ...] = ()
     curriculum: str | None = None
     several: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

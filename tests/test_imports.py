@@ -33,6 +33,7 @@ GROUND = {
     "recipes",
     "chain",
     "inheritance",
+    "slurm",
 }
 TOP = {"cli", "flags", "__main__"}
 # What each part of the third floor may import of its own floor.
@@ -106,6 +107,7 @@ def test_importing_the_command_line_loads_no_heavy_package():
 
 
 HELP = [[], *([name] for name in STAGES), ["runs"], ["config"], *(["config", name] for name in STAGES)]
+HELP += [["slurm"], ["slurm", "ali"], ["slurm", "run"]]
 
 
 @pytest.mark.parametrize("words", HELP, ids=lambda words: "-".join(words) or "cikd")
