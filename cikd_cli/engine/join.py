@@ -6,6 +6,8 @@ launcher's processes share, which run it is; and all learn the first error that 
 
 import json
 import os
+import secrets
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -14,13 +16,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from cikd_cli import elastic
 from cikd_cli.console import show_error
 from cikd_cli.engine import ranks
 from cikd_cli.engine.distributed import Hardware, Joined, World
-from cikd_cli.engine.launch import start_group, stood_still, watch_store
+from cikd_cli.engine.launch import PATIENCE, start_group, stood_still, watch_store
 from cikd_cli.engine.ranks import Told
 from cikd_cli.engine.watch import Watch
 from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, CikdError
@@ -38,7 +41,7 @@ class Peers:
         device, size = _device(options), elastic.world_size()
         self._rank, self._stall = elastic.rank(), options.stall
         self._run: Path | None = None
-        self._store, _, _ = next(rendezvous("env://"))
+        self._store = _meet(self._rank, size)
         self._watch = Watch(
             watch_store(self._store), rank=self._rank, size=size, stall=self._stall, give_up=self._give_up
         )
@@ -142,6 +145,37 @@ class Peers:
         if not sentence.shown:
             show_error(sentence)
         ranks.end_now(EXIT_FAILED)
+
+
+def _meet(rank: int, size: int) -> Store:
+    """A part of the launcher's store that belongs to the processes of this very start.
+
+    torchrun keeps its store when it starts the processes again, with what the dead ones wrote into it, and its agents
+    count starts each for themselves. So each process writes a word of its own, the first one proposes all the words it
+    sees as a name, and the name counts once everybody whose word is in it has agreed.
+    """
+    store, _, _ = next(rendezvous("env://"))
+    store, word, asked = PrefixStore("cikd", store), secrets.token_hex(8), ""
+    store.set(f"word/{rank}", word)
+    deadline = time.monotonic() + PATIENCE.total_seconds()
+    while time.monotonic() < deadline:
+        if rank == 0:
+            words = [f"word/{peer}" for peer in range(size)]
+            name = ".".join(each.decode() for each in store.multi_get(words)) if store.check(words) else ""
+            if name and name != asked:
+                store.set("name", name)
+            asked = name
+            if name and store.check([f"{name}/{peer}" for peer in range(size) if peer] or ["name"]):
+                store.set(f"{name}/all", "")
+                return PrefixStore(name, store)
+        elif store.check(["name"]):
+            name = store.get("name").decode()
+            if name.split(".")[rank] == word:
+                store.set(f"{name}/{rank}", "")
+                if store.check([f"{name}/all"]):
+                    return PrefixStore(name, store)
+        time.sleep(0.05)
+    raise CikdError("Not all processes have come within 30 minutes", hint="the launcher says which machine is missing")
 
 
 def _device(options: RunOptions) -> torch.device:
