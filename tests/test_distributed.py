@@ -8,14 +8,23 @@ import time
 from multiprocessing import forkserver
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from crash import command, differences, ended, fork
 from test_crash import wait_for
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
 
-from cikd_cli.engine.distributed import Hardware, choose_hardware
+from cikd_cli.config import FinetuneTeacherConfig
+from cikd_cli.data import DecodedSplit, Split, TrainLoader, ViewLaw
+from cikd_cli.engine.distributed import Hardware, World, choose_hardware
+from cikd_cli.engine.step import Training, train_step
 from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
-from cikd_cli.models.weights import load_model
+from cikd_cli.methods.supervised import Supervised
+from cikd_cli.models import create_student
+from cikd_cli.models.weights import HALF, load_model
 from cikd_cli.runs import RunDir
 
 
@@ -133,6 +142,33 @@ def test_when_the_launcher_is_killed_its_processes_save_and_end_and_until_then_t
     assert "cikd ali --resume runs/ali-001" in said
     assert RunDir.open(run, finished=False).record["status"] == "interrupted"
     assert not (run / "ranks").exists()
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_gradients_of_a_step_are_exchanged_once_however_many_micro_batches_it_has(accumulate):
+    model = create_student("custom", num_classes=3, image_size=16, patch_size=4, end_heads=2, width=8, depth=2, heads=1)
+    config = FinetuneTeacherConfig(batch_size=8, accumulate=accumulate, warmup=0, precision="fp32")
+    method = Supervised(model, mean=HALF, std=HALF, smoothing=0.0)
+    groups = [{"params": list(model.parameters()), "lr_scale": 1.0, "weight_decay": 0.0}]
+    pictures = Split(np.zeros((8, 16, 16, 3), dtype=np.uint8), np.zeros(8, dtype=np.int64))
+    law = ViewLaw(image_size=16)
+    loader = TrainLoader(DecodedSplit(pictures), law, batch_size=8, seed=0, two_views=False, workers=0)
+    exchanged = []
+
+    def count(_, bucket):
+        exchanged.append(len(bucket.buffer()))
+        return allreduce_hook(None, bucket)
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        training = Training(config, DistributedDataParallel(method), model, groups, loader, "fp32")
+        training.method.register_comm_hook(None, count)
+        for step, batch in enumerate(loader.batches(0, 3)):
+            exchanged.clear()
+            train_step([training], batch, World(torch.device("cpu")), step=step, epoch=step)
+            assert sum(exchanged) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_more_gpus_than_there_are_is_a_sentence():

@@ -32,6 +32,7 @@ class TrainLoader:
     A step's content depends on (seed, step) only: not on workers, on where iteration began, nor on `size`.
     views_per_image: epochs after which the views, not the order, come again; 0: never.
     workers: processes that make views; none: `auto_workers`. They persist between calls of `batches`.
+    machines: over which the `size` processes are spread.
     """
 
     def __init__(
@@ -45,13 +46,20 @@ class TrainLoader:
         views_per_image: int = 0,
         rank: int = 0,
         size: int = 1,
+        machines: int = 1,
         workers: int | None = None,
     ) -> None:
         count = len(decoded)
         self._steps = Steps(seed, count, batch_size, rank, size)
         self.steps_per_epoch = self._steps.per_epoch
         if workers is None:
-            workers = auto_workers(decoded, law.image_size, batch_size=batch_size, views=1 + two_views, size=size)
+            workers = auto_workers(
+                decoded,
+                law.image_size,
+                batch_size=batch_size // size,
+                views=1 + two_views,
+                processes=max(1, size // machines),
+            )
         self.workers = workers
         make = _TrainingView(law, seed, count, two_views, views_per_image)
         self._loader = _data_loader(_Views(decoded, make), self._steps, workers)

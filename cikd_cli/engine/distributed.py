@@ -13,12 +13,18 @@ from cikd_cli.errors import CikdError
 
 @dataclass(frozen=True)
 class World:
-    """This process among its peers; `moved` tells them that it has come further (see `engine/watch`)."""
+    """This process among its peers, as many on each of `machines`; `moved` tells them that it has come further."""
 
     device: torch.device
     rank: int = 0
     size: int = 1
+    machines: int = 1
     moved: Callable[[], None] = lambda: None
+
+    @property
+    def neighbours(self) -> int:
+        """The processes that share this machine."""
+        return max(1, self.size // self.machines)
 
     @property
     def first(self) -> bool:
@@ -76,6 +82,11 @@ class Hardware:
     processes: int
     machines: int = 1
     joined: Joined | None = None
+
+    @property
+    def world(self) -> World:
+        """The first process, as it will be."""
+        return self.joined.world if self.joined else World(self.device, size=self.processes)
 
     @property
     def device(self) -> torch.device:

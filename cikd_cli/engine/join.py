@@ -30,7 +30,7 @@ from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, CikdError
 from cikd_cli.options import RunOptions
 from cikd_cli.runs import RunDir
 
-_WORD = timedelta(seconds=10)  # in which a process that fails tells the others why
+_WORD = timedelta(seconds=3)  # in which a process that fails tells the others why
 _LOOK = timedelta(seconds=2)
 
 
@@ -45,8 +45,8 @@ class Peers:
         self._watch = Watch(
             watch_store(self._store), rank=self._rank, size=size, stall=self._stall, give_up=self._give_up
         )
-        world = World(device, self._rank, size, self._watch.moved)
         machines = max(1, size // int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+        world = World(device, self._rank, size, machines, self._watch.moved)
         gpus = () if device.index is None else (device.index,)
         self.hardware = Hardware(gpus, size, machines=machines, joined=Joined(world, self._announce))
 

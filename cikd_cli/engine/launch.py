@@ -63,7 +63,8 @@ def launch(
         rdzv_endpoint="localhost:0",
         max_restarts=RESTARTS,
         start_method=method,
-        signals_to_handle=",".join(number.name for number in ENDS),
+        # one that is ignored already, as nohup does, stays so
+        signals_to_handle=",".join(one.name for one in ENDS if signal.getsignal(one) is not signal.SIG_IGN),
     )
     before = {number: signal.getsignal(number) for number in (*ENDS, signal.SIGUSR1)}
     signal.signal(signal.SIGUSR1, _pass_on)  # torch elastic would end the workers
@@ -129,6 +130,8 @@ def _pass_on(number: int, _frame: FrameType | None) -> None:
 def _entry(worker: Callable[..., object], hardware: Hardware, run: Path, stall: float, args: Sequence[Any]) -> None:
     """What each launched process does; torch elastic has set RANK, WORLD_SIZE and the rendezvous."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # see `engine/preload`
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))  # to save, and end
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if rank:
         ranks.take_output(run, rank)
@@ -145,7 +148,7 @@ def _entry(worker: Callable[..., object], hardware: Hardware, run: Path, stall: 
         store, _, _ = next(rendezvous("env://"))
         start_group(device, store, rank=rank, size=size)
         with Watch(watch_store(store), rank=rank, size=size, stall=stall, give_up=give_up) as watch:
-            worker(World(device, rank, size, watch.moved), run, *args)
+            worker(World(device, rank, size, moved=watch.moved), run, *args)
         dist.destroy_process_group()
     except Exception as error:
         ranks.write_traceback(run, rank)

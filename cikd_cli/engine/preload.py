@@ -6,5 +6,5 @@ that train, and they take SIGTERM back (`engine/launch`).
 
 import signal
 
-for _number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+for _number in (signal.SIGTERM, signal.SIGUSR1):
     signal.signal(_number, signal.SIG_IGN)

@@ -12,7 +12,7 @@ from cikd_cli.chain import RESUME_OPTIONS, check_resume
 from cikd_cli.config import TrainingConfig
 from cikd_cli.console import Reporter
 from cikd_cli.engine.checkpoint import check_checkpoints
-from cikd_cli.engine.distributed import Hardware, World
+from cikd_cli.engine.distributed import Hardware
 from cikd_cli.errors import EXIT_FAILED, CikdError
 from cikd_cli.knobs import validate
 from cikd_cli.lineage import all_runs
@@ -41,7 +41,7 @@ def resume(
     _check_epochs(run_dir, config.epochs, epochs)
     check_checkpoints(run_dir)
     job = build(config.model_copy(update={"epochs": epochs}), hardware.device)
-    (training,) = prepare([job], World(hardware.device, size=hardware.processes), options)
+    (training,) = prepare([job], hardware.world, options)
     recorded = run_dir.record["data"]["fingerprint"]
     if recorded != job.source.fingerprint:
         raise CikdError(

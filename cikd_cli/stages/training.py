@@ -9,7 +9,7 @@ import torch
 from cikd_cli import elastic, numbering
 from cikd_cli.config import TrainingConfig
 from cikd_cli.console import reporter
-from cikd_cli.engine.distributed import Hardware, World, choose_hardware
+from cikd_cli.engine.distributed import Hardware, choose_hardware
 from cikd_cli.engine.fit import resume_command
 from cikd_cli.engine.join import Peers
 from cikd_cli.engine.precision import choose_precision
@@ -79,7 +79,7 @@ def _carry_out(
         jobs = build_together(_each(config, request), hardware.device)
     else:
         jobs = [build(config, hardware.device)]
-    trainings = prepare(jobs, World(hardware.device, size=hardware.processes), options)
+    trainings = prepare(jobs, hardware.world, options)
     if jobs[0].examine is not None:
         jobs[0].examine(out)
     header.show(out, jobs, trainings[0], hardware, resolved, note=inherited.note)
