@@ -146,8 +146,10 @@ def _entry(worker: Callable[..., object], hardware: Hardware, run: Path, stall: 
 
     try:
         store, _, _ = next(rendezvous("env://"))
-        start_group(device, store, rank=rank, size=size)
+        # torch elastic keeps its store for the next start, with what the dead have written into it
+        store = PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
         with Watch(watch_store(store), rank=rank, size=size, stall=stall, give_up=give_up) as watch:
+            start_group(device, store, rank=rank, size=size)
             worker(World(device, rank, size, moved=watch.moved), run, *args)
         dist.destroy_process_group()
     except Exception as error:
