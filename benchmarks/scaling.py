@@ -1,4 +1,4 @@
-"""The tables of docs/scaling.md, worked out from the assumptions below, not measured: `python benchmarks/scaling.py`."""
+"""The tables of docs/scaling.md, worked out from the assumptions below: `python benchmarks/scaling.py`."""
 
 from dataclasses import dataclass
 
