@@ -17,10 +17,9 @@ from cikd_cli.config import ANALYSIS, DATA, HARDWARE, MODELS, OPTIMISATION, RUN,
 from cikd_cli.knobs import choices, kinds, parse, parse_list
 from cikd_cli.options import Request, RunOptions, extra, flag_name
 from cikd_cli.recipes import SECTIONS
-from cikd_cli.stages import Stage
+from cikd_cli.stages import RUNS_DIR_VARIABLE, Stage
 
 PANELS = (SLURM, DATA, MODELS, OPTIMISATION, ANALYSIS, HARDWARE, RUN)
-RUNS_DIR_VARIABLE = "CIKD_RUNS_DIR"
 
 _METAVARS = {
     "data": "NAME|DIR",

@@ -35,7 +35,7 @@ GROUND = {
     "inheritance",
     "slurm",
 }
-TOP = {"cli", "flags", "__main__"}
+TOP = {"cli", "commands", "flags", "sentences", "__main__"}
 # What each part of the third floor may import of its own floor.
 THIRD = {
     "data": set(),
@@ -121,3 +121,15 @@ def test_help_answers_where_torch_cannot_be_imported(words):
     )
     assert done.returncode == 0, done.stderr
     assert "Usage: cikd " + " ".join(words) in done.stdout
+
+
+@pytest.mark.parametrize("words", [[], ["config"], ["slurm"]], ids=lambda words: "-".join(words) or "cikd")
+def test_a_list_of_commands_does_not_wait_for_knobs_or_panels(words):
+    slow = ("pydantic", "rich", "jinja2")
+    script = (
+        f"import sys; sys.modules.update(dict.fromkeys({slow!r})); sys.argv = ['cikd', *{words!r}, '--help'];"
+        "from cikd_cli.__main__ import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "finetune-teacher" in done.stdout
