@@ -115,6 +115,20 @@ def test_a_process_that_stands_still_is_named_with_its_log(cikd, teacher, recipe
     assert time.monotonic() - begun < 60
 
 
+def test_a_signal_to_one_process_stops_all_and_the_run_is_saved(cikd, teacher, recipe):
+    run = Path("runs/ali-001")
+    stopper = in_the_middle(run, lambda pids: os.kill(max(pids), signal.SIGTERM))
+    begun = time.monotonic()
+    said = cikd("ali", "--teacher", teacher, "--recipe", recipe, *FOUR_THOUSAND, code=EXIT_INTERRUPTED).output
+    stopper.join()
+    assert "cikd ali --resume runs/ali-001" in said
+    assert "restart" not in said
+    assert RunDir.open(run, finished=False).record["status"] == "interrupted"
+    assert (run / "checkpoints/last.safetensors").exists()
+    assert not (run / "ranks").exists()
+    assert time.monotonic() - begun < 30  # torch elastic waits so long for a process that waits for it
+
+
 def test_when_the_launcher_is_killed_its_processes_save_and_end_and_until_then_the_run_is_locked(
     cikd, teacher, recipe, tmp_path
 ):

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 from cikd_cli.console import duration
 from cikd_cli.engine import ranks
 from cikd_cli.engine.distributed import Hardware, World
-from cikd_cli.engine.ranks import Attempts, Told, log_path
+from cikd_cli.engine.ranks import Attempts, Stopped, Told, log_path
 from cikd_cli.engine.watch import Watch
 from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED
 
@@ -32,7 +33,7 @@ PATIENCE = timedelta(minutes=30)  # of a collective; `Watch` is quicker and know
 
 
 def launch(
-    worker: Callable[..., object],
+    worker: Callable[..., bool],
     hardware: Hardware,
     run: Path,
     *args: Any,
@@ -41,6 +42,7 @@ def launch(
 ) -> None:
     """Run `worker(world, run, *args)` on every process of `hardware` through torch elastic, and wait for them.
 
+    `worker` says whether it came to the end, or was stopped by a signal and has saved.
     When a process is killed, all start again, up to RESTARTS times: `worker` goes on from what it has saved. stall:
     seconds without progress after which they are ended; warn: told of restarts. A signal is passed on; run.json says
     how far they came.
@@ -71,10 +73,11 @@ def launch(
     try:
         elastic_launch(config, _entry)(worker, hardware, run, stall, args)
     except ChildFailedError as error:
-        attempts.refuse()
-        killed = _killed(error)
-        raise killed.error(log_path(run, killed.rank)) from error
-    except SignalException:
+        with suppress(Stopped):
+            attempts.refuse()
+            killed = _killed(error)
+            raise killed.error(log_path(run, killed.rank)) from error
+    except (SignalException, Stopped):
         pass
     finally:
         for number, handler in before.items():
@@ -127,7 +130,7 @@ def _pass_on(number: int, _frame: FrameType | None) -> None:
             os.kill(worker.pid, number)
 
 
-def _entry(worker: Callable[..., object], hardware: Hardware, run: Path, stall: float, args: Sequence[Any]) -> None:
+def _entry(worker: Callable[..., bool], hardware: Hardware, run: Path, stall: float, args: Sequence[Any]) -> None:
     """What each launched process does; torch elastic has set RANK, WORLD_SIZE and the rendezvous."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # see `engine/preload`
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
@@ -150,13 +153,15 @@ def _entry(worker: Callable[..., object], hardware: Hardware, run: Path, stall: 
         store = PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
         with Watch(watch_store(store), rank=rank, size=size, stall=stall, give_up=give_up) as watch:
             start_group(device, store, rank=rank, size=size)
-            worker(World(device, rank, size, moved=watch.moved), run, *args)
+            finished = worker(World(device, rank, size, moved=watch.moved), run, *args)
+            dist.barrier()  # until the first one has written how far they came
         dist.destroy_process_group()
     except Exception as error:
         ranks.write_traceback(run, rank)
         ranks.tell(run, Told.about(error, rank))
         ranks.end_now(EXIT_FAILED)
-    if watch.orphaned:  # torch elastic would wait for a word of the parent
+    if watch.orphaned or not finished:  # torch elastic would wait for a word of the parent, which no longer listens
+        ranks.tell(run, Told(rank, "Stopped", exit_code=EXIT_INTERRUPTED))
         ranks.end_now(EXIT_INTERRUPTED)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from torch import distributed as dist
 from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs
 
-from cikd_cli.errors import EXIT_FAILED, CikdError
+from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, CikdError
 
 FOLDER = "ranks"
 _LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")  # in torch's words
@@ -51,6 +51,10 @@ class Told:
         if log is not None and log.exists():
             sentence += f" The log of process {self.rank}: {log}"
         return CikdError(sentence, hint=self.hint, exit_code=self.exit_code, shown=shown)
+
+
+class Stopped(Exception):  # noqa: N818 - no error
+    """The processes were told to stop, and have saved."""
 
 
 def is_loss(error: BaseException) -> bool:
@@ -135,11 +139,13 @@ class Attempts(LogsSpecs):
         return LogsDest(here, dict(here), {}, {}, dict.fromkeys(envs, os.devnull))
 
     def refuse(self) -> None:
-        """Raise the CikdError that a process has told, if one has, when there is no further start."""
+        """Raise the CikdError, or Stopped, that a process has told, if one has, when there is no further start."""
         self._refuse(self._take())
 
     def _refuse(self, told: Sequence[Told]) -> None:
         own = min((one for one in told if not one.lost), key=lambda one: one.when, default=None)
+        if own is not None and own.exit_code == EXIT_INTERRUPTED:
+            raise Stopped
         if own is not None:
             raise own.error(log_path(self._run, own.rank))
 
