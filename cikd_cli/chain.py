@@ -30,8 +30,20 @@ CURRICULUM_FLAGS = (
 )
 
 _RESUME_FLAGS = frozenset({"epochs"})
-_RESUME_OPTIONS = frozenset(
-    {"resume", "gpus", "processes", "workers", "views", "runs_dir", "save_every", "quiet", "as_json", "dry_run"}
+RESUME_OPTIONS = frozenset(
+    {
+        "resume",
+        "gpus",
+        "processes",
+        "workers",
+        "views",
+        "runs_dir",
+        "save_every",
+        "stall_after",
+        "quiet",
+        "as_json",
+        "dry_run",
+    }
 )
 
 
@@ -80,7 +92,7 @@ def check_resume(request: Request, knobs: type[StageConfig]) -> None:
         return
     fields = type(request.options).model_fields
     refused = [flag_name(key, knobs.model_fields[key]) for key in request.flags if key not in _RESUME_FLAGS]
-    refused += [flag_name(key, fields[key]) for key in request.options.model_fields_set if key not in _RESUME_OPTIONS]
+    refused += [flag_name(key, fields[key]) for key in request.options.model_fields_set if key not in RESUME_OPTIONS]
     if refused:
         raise CikdError(
             f"--resume continues {resume} with its own settings, so {', '.join(sorted(refused))} cannot be given",

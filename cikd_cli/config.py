@@ -14,6 +14,7 @@ OPTIMISATION = "Optimisation"
 ANALYSIS = "Analysis"
 HARDWARE = "Hardware"
 RUN = "Run"
+SLURM = "SLURM"
 
 Triple = tuple[float, float, float]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]

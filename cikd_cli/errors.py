@@ -11,10 +11,14 @@ class CikdError(Exception):
     message: what happened, with the value, as a sentence; its final period is added when it lacks one.
     hint: the command or flag that fixes it.
     exit_code: 2 for bad input (default), 1 for a fault while running, 130 for an interrupted and saved run.
+    shown: whether the user has seen it already, from another process of the same command.
     """
 
-    def __init__(self, message: str, *, hint: str | None = None, exit_code: int = EXIT_BAD_INPUT) -> None:
+    def __init__(
+        self, message: str, *, hint: str | None = None, exit_code: int = EXIT_BAD_INPUT, shown: bool = False
+    ) -> None:
         self.message = message if message.endswith((".", "?", "!")) else f"{message}."
         super().__init__(self.message)
         self.hint = hint
         self.exit_code = exit_code
+        self.shown = shown

@@ -5,6 +5,7 @@ import sys
 import typing
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -12,14 +13,13 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from cikd_cli.chain import CURRICULUM_FLAGS
-from cikd_cli.config import ANALYSIS, DATA, HARDWARE, MODELS, OPTIMISATION, RUN, CurriculumConfig
+from cikd_cli.config import ANALYSIS, DATA, HARDWARE, MODELS, OPTIMISATION, RUN, SLURM, CurriculumConfig
 from cikd_cli.knobs import choices, kinds, parse, parse_list
 from cikd_cli.options import Request, RunOptions, extra, flag_name
 from cikd_cli.recipes import SECTIONS
-from cikd_cli.stages import Stage
+from cikd_cli.stages import RUNS_DIR_VARIABLE, Stage
 
-PANELS = (DATA, MODELS, OPTIMISATION, ANALYSIS, HARDWARE, RUN)
-RUNS_DIR_VARIABLE = "CIKD_RUNS_DIR"
+PANELS = (SLURM, DATA, MODELS, OPTIMISATION, ANALYSIS, HARDWARE, RUN)
 
 _METAVARS = {
     "data": "NAME|DIR",
@@ -33,6 +33,7 @@ _METAVARS = {
     "teacher_cache": "DIR|auto",
     "resume": "RUN",
     "save_every": "30s|10m|2h|5e",
+    "stall_after": "30s|10m|2h",
     "gpus": "N|all|0,2|cpu",
     "what": "WORD,...",
 }
@@ -55,12 +56,15 @@ def command_function(
     act: Callable[[Request, list[str]], None],
     *,
     guard: Callable[[], AbstractContextManager[None]],
+    also: type[BaseModel] | None = None,
 ) -> Callable[..., None]:
-    """A function for Typer whose parameters are the stage's flags.
+    """A function for Typer whose parameters are the stage's flags, and those of the fields of `also`.
 
     It calls `act` with the request and the stray words; `guard` is entered around parsing and acting.
     """
-    knobs = knobs_of(stage)
+    knobs, own = knobs_of(stage), also.model_fields if also else {}
+    if also:
+        knobs |= {name: (also, info) for name, info in own.items()}
     options: dict[str, tuple[type[BaseModel], FieldInfo]] = {
         name: (RunOptions, RunOptions.model_fields[name]) for name in stage.options
     }
@@ -71,7 +75,9 @@ def command_function(
         typed = {name: value for name, value in given.items() if value not in (None, [], ())}
         runs = (runs,) if isinstance(runs, str) else tuple(runs)
         with guard():
-            act(_request(stage, knobs, typed, runs), list(context.args))
+            request = _request(stage, knobs, typed, runs)
+            words = _words(options | knobs, {name: value for name, value in typed.items() if name not in own})
+            act(replace(request, words=words), list(context.args))
 
     annotations: dict[str, Any] = {"context": typer.Context}
     if stage.arguments == "run":
@@ -106,6 +112,18 @@ def _request(
     options = {name: value for name, value in typed.items() if name not in knobs}
     parsed = RunOptions(**parse(RunOptions, options, command=stage.command))
     return Request(stage.command, flags, parsed, tuple(sys.argv), runs, several=several)
+
+
+def _words(fields: Mapping[str, tuple[type[BaseModel], FieldInfo]], typed: Mapping[str, Any]) -> tuple[str, ...]:
+    """The flags that make a stage's command again, as they were typed."""
+    words: list[str] = []
+    for name, value in typed.items():
+        flag = flag_name(name, fields[name][1])
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag.removeprefix('--')}")
+        else:
+            words += [word for item in (value if isinstance(value, list) else [value]) for word in (flag, item)]
+    return tuple(words)
 
 
 def _parameter(name: str, annotation: Any) -> inspect.Parameter:

@@ -41,14 +41,19 @@ def claim(runs_dir: Path, *, prefix: str, name: str | None, stage: str) -> Path:
 
 def check_free(runs_dir: Path, name: str | None, *, stage: str = "ali") -> None:
     """Raise CikdError when no run of this name can be made; cheap, so that it can be asked before any work."""
+    check_name(name)
+    if name is not None and (runs_dir / name).exists():
+        raise _taken(runs_dir / name, stage)
+
+
+def check_name(name: str | None) -> None:
+    """Raise CikdError for what cannot be the name of a run."""
     if name is None:
         return
     if not re.fullmatch(r"[\w][\w.+-]{0,62}", name):  # of four bytes each, and 255 bytes are a file system's limit
         raise CikdError(
             f"{name!r} cannot be the name of a run", hint="--name takes a plain folder name, e.g. first-try"
         )
-    if (runs_dir / name).exists():
-        raise _taken(runs_dir / name, stage)
 
 
 def _taken(path: Path, stage: str) -> CikdError:

@@ -49,6 +49,17 @@ class RunOptions(BaseModel):
     name: str | None = knob(None, "Name of the run's folder; none: the next number.", panel=RUN)
     resume: str | None = knob(None, "Continue this run, in place.", panel=RUN)
     save_every: str = knob("10m", "Time between checkpoints (30s, 10m, 2h; 10: minutes), or epochs (5e).", panel=RUN)
+    go_on: bool = knob(
+        False,
+        "With --name: go on with the run of that name if it is there, so that the same command can be given again.",
+        panel=RUN,
+        flag="--continue",
+    )
+    stall_after: str = knob(
+        "10m",
+        "Of several processes: end all, naming the one that the others wait for, when none has moved for this long.",
+        panel=HARDWARE,
+    )
     quiet: bool = knob(False, "Print warnings and errors only.", panel=RUN)
     as_json: bool = knob(False, "Print the final summary as one JSON object.", panel=RUN, flag="--json")
     dry_run: bool = knob(False, "Check everything, take two steps, print the plan, and stop.", panel=RUN)
@@ -60,6 +71,18 @@ class RunOptions(BaseModel):
         parse_interval(text)
         return text
 
+    @field_validator("stall_after")
+    @classmethod
+    def _is_time(cls, text: str) -> str:
+        if parse_interval(text)[1] == EPOCHS:
+            raise ValueError("a time such as 30s, 10m or 2h (10 alone: minutes)")
+        return text
+
+    @property
+    def stall(self) -> float:
+        """`stall_after` in seconds."""
+        return parse_interval(self.stall_after)[0]
+
 
 @dataclass(frozen=True)
 class Request:
@@ -67,6 +90,7 @@ class Request:
 
     curriculum: which step of which `cikd run` this is, so that a second `cikd run` finds what the first one made.
     several: the values of a knob typed as a list, a run each (`cikd ali --lob 7,8`); `flags` holds the first of them.
+    words: the flags as typed, for the same command elsewhere.
     """
 
     stage: str
@@ -76,6 +100,7 @@ class Request:
     runs: tuple[str, ...] = ()
     curriculum: str | None = None
     several: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -230,15 +230,22 @@ class RunDir:
                 raise CikdError(
                     f"Another process has gone on with {self.path} meanwhile", hint="cikd runs shows its state"
                 )
-            for folder in (self.path, self.checkpoints, self.path / "analysis"):
-                remove_leftovers(folder)
+            self._remove_leftovers()
             yield
 
     @contextmanager
     def lock_as_writer(self) -> Iterator[None]:
-        """Hold the run as the launched process that writes into it, while the command that launched it holds `lock`."""
+        """Hold the run as the launched process that writes into it, while the command that launched it holds `lock`.
+
+        Removes what a killed one before it left half-written.
+        """
         with locks.hold(self.path, locks.WRITER):
+            self._remove_leftovers()
             yield
+
+    def _remove_leftovers(self) -> None:
+        for folder in (self.path, self.checkpoints, self.path / "analysis"):
+            remove_leftovers(folder)
 
     def is_locked(self) -> bool:
         """Whether a process holds the run now."""

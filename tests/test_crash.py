@@ -252,8 +252,8 @@ def test_a_finished_run_without_checkpoints_is_not_trained_anew_in_place(cikd, t
 # ---- signals and the clock of saving ----
 
 
-def wait_for(condition, pid):
-    deadline = time.monotonic() + 60
+def wait_for(condition, pid, within=60):
+    deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline
         assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it has ended"

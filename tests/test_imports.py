@@ -19,6 +19,7 @@ GROUND = {
     "config",
     "config_bench",
     "console",
+    "elastic",
     "files",
     "locks",
     "numbering",
@@ -32,8 +33,9 @@ GROUND = {
     "recipes",
     "chain",
     "inheritance",
+    "slurm",
 }
-TOP = {"cli", "flags", "__main__"}
+TOP = {"cli", "commands", "flags", "sentences", "__main__"}
 # What each part of the third floor may import of its own floor.
 THIRD = {
     "data": set(),
@@ -105,6 +107,7 @@ def test_importing_the_command_line_loads_no_heavy_package():
 
 
 HELP = [[], *([name] for name in STAGES), ["runs"], ["config"], *(["config", name] for name in STAGES)]
+HELP += [["slurm"], ["slurm", "ali"], ["slurm", "run"]]
 
 
 @pytest.mark.parametrize("words", HELP, ids=lambda words: "-".join(words) or "cikd")
@@ -118,3 +121,15 @@ def test_help_answers_where_torch_cannot_be_imported(words):
     )
     assert done.returncode == 0, done.stderr
     assert "Usage: cikd " + " ".join(words) in done.stdout
+
+
+@pytest.mark.parametrize("words", [[], ["config"], ["slurm"]], ids=lambda words: "-".join(words) or "cikd")
+def test_a_list_of_commands_does_not_wait_for_knobs_or_panels(words):
+    slow = ("cikd_cli.config", "rich", "jinja2")
+    script = (
+        f"import sys; sys.modules.update(dict.fromkeys({slow!r})); sys.argv = ['cikd', *{words!r}, '--help'];"
+        "from cikd_cli.__main__ import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "finetune-teacher" in done.stdout

@@ -25,6 +25,7 @@ from cikd_cli.data import (
     uniforms,
     views,
 )
+from cikd_cli.data import loader as loader_module
 from cikd_cli.data.workers import auto_workers
 from cikd_cli.errors import CikdError
 
@@ -110,6 +111,12 @@ def test_batches_are_the_same_with_and_without_workers(decoded: DecodedSplit) ->
     assert all(same(*pair) for pair in pairs)
 
 
+def test_batches_of_a_large_set_have_the_same_views(decoded: DecodedSplit, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = list(loader(decoded).batches(0, 13))
+    monkeypatch.setattr(loader_module, "_TABLE", 1)
+    assert all(same(*pair) for pair in zip(small, loader(decoded).batches(0, 13), strict=True))
+
+
 def test_batches_are_the_same_wherever_iteration_starts(decoded: DecodedSplit) -> None:
     whole = list(loader(decoded).batches(0, 12))
     train = loader(decoded)
@@ -178,7 +185,7 @@ def test_small_images_in_memory_need_no_workers(decoded: DecodedSplit, tmp_path:
     assert auto_workers(decoded, 64, batch_size=4) == 0
     assert 1 <= auto_workers(on_disk, 64, batch_size=4) <= 8
     assert 1 <= auto_workers(decoded, 65, batch_size=4) <= 8
-    assert auto_workers(decoded, 65, batch_size=8, size=1000) <= 1
+    assert auto_workers(decoded, 65, batch_size=8, processes=1000) <= 1
 
 
 def test_workers_are_as_many_as_shared_memory_has_room_for(decoded: DecodedSplit) -> None:

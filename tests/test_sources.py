@@ -1,8 +1,11 @@
 """Named sets in their published layouts, image folders, splits, subsets and fingerprints."""
 
 import json
+import os
 import pickle
 import struct
+import sys
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,9 +17,12 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torchvision import datasets
 
-from cikd_cli.data import NAMED, DataSource, Split, is_named, load_source
+from cikd_cli.config import DataConfig
+from cikd_cli.data import NAMED, DataSource, Split, decode, is_named, load_source
 from cikd_cli.data.named import TorchvisionSet, read_torchvision
+from cikd_cli.data.paths import Paths
 from cikd_cli.errors import CikdError
+from cikd_cli.stages.job import describe_data
 
 
 def photo(path: Path, value: int = 0) -> Path:
@@ -498,3 +504,48 @@ def test_named_sets_take_val_and_fraction_too() -> None:
     source = load("digits", val=0.1, fraction=0.5)
     assert (len(source.val), len(source.test)) == (144, 360)
     assert abs(len(source.train) - (1437 - 144) / 2) <= 10
+
+
+# ---- very many files ----
+
+
+def test_of_very_many_files_some_are_looked_into_and_that_is_said_and_skipping_looks_into_all(tmp_path, monkeypatch):
+    class_folders(tmp_path / "train", {"a": 30, "b": 30})
+    class_folders(tmp_path / "test", {"a": 2, "b": 2})
+    (tmp_path / "train/a/001.png").write_bytes(b"torn")
+    monkeypatch.setattr(decode, "_CHECKED", 10)
+    monkeypatch.setattr(decode, "_SPREAD", 5)
+    source = load_source(str(tmp_path), data_root=".", download=False)
+    assert source.looked_into == 5 + 4
+    assert "9 of the files looked into" in describe_data(source, DataConfig(data=str(tmp_path)))
+    with pytest.raises(CikdError, match=r"001\.png cannot be read"):  # when it is needed
+        source.train.image(1)
+    thorough = load_source(str(tmp_path), data_root=".", download=False, skip_unreadable=True)
+    assert (thorough.looked_into, thorough.skipped) == (64, 1)
+    assert "looked into" not in describe_data(thorough, DataConfig(data=str(tmp_path)))
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems have no such names")
+def test_packed_paths_are_the_paths_whatever_their_names(tmp_path):
+    names = ["a/1.png", "ä/ü 漢.png", os.fsdecode(b"b/\xff\xfe.png"), "c.png"]
+    packed = Paths(tmp_path, names)
+    assert list(packed) == [tmp_path / name for name in names]
+    assert [packed[index] for index in range(4)] == list(packed)
+    assert list(packed.take(np.array([2, 0]))) == [tmp_path / names[2], tmp_path / names[0]]
+    assert list(Paths(tmp_path, [])) == []
+
+
+def test_packed_paths_take_a_fraction_of_the_memory():
+    names = [f"n{label:08d}/n{label:08d}_{index}.JPEG" for label in range(20) for index in range(1000)]
+
+    def taken(make):
+        tracemalloc.start()
+        kept = make()
+        size, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(kept) == len(names)
+        return size
+
+    packed = taken(lambda: Paths(Path("/data"), names))
+    assert packed < 60 * len(names)
+    assert 4 * packed < taken(lambda: [Path("/data", name) for name in names])

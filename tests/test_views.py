@@ -10,7 +10,7 @@ from torchvision.transforms.autoaugment import TrivialAugmentWide, _apply_op
 
 from cikd_cli.data import ViewLaw, evaluation_view, normalise, uniforms, views
 from cikd_cli.data.augment import TRIVIAL_SPACE, affine, apply_operation, brightness, contrast, saturation, trivial
-from cikd_cli.data.views import COLUMNS, crop_box
+from cikd_cli.data.views import COLUMNS, crop_box, uniform_row
 
 RNG = np.random.default_rng(7)
 FILTERS = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
@@ -43,6 +43,11 @@ def test_a_row_depends_on_seed_epoch_and_index_only() -> None:
     assert np.array_equal(uniforms(3, 5, 10), uniforms(3, 5, 1000)[:10])
     assert not np.array_equal(uniforms(3, 5, 10), uniforms(3, 6, 10))
     assert not np.array_equal(uniforms(3, 5, 10), uniforms(4, 5, 10))
+
+
+def test_a_row_alone_is_the_row_of_the_table() -> None:
+    table = uniforms(3, 5, 50)
+    assert all(np.array_equal(uniform_row(3, 5, index), table[index]) for index in range(50))
 
 
 def test_the_law_has_not_changed_without_a_new_version() -> None:

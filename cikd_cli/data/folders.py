@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cikd_cli.data.images import EXTENSIONS
+from cikd_cli.data.paths import Paths
 from cikd_cli.data.splits import TEST_SHARE, UNLABELLED, Contents, Split, hold_out
 from cikd_cli.errors import CikdError
 
@@ -34,13 +35,13 @@ def read_folder(folder: Path, *, split_seed: int, labelled: bool, divided: bool 
 
 def read_classes(folder: Path, classes: Sequence[str]) -> Split:
     """The images of class folders, labelled by their place in `classes`; a class without a folder has none."""
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
+    names: list[str] = []
+    counts: list[int] = []
+    for name in classes:
         found = _images_below(folder / name)
-        paths += found
-        labels += [label] * len(found)
-    return Split(paths, np.array(labels, dtype=np.int64))
+        names += [f"{name}/{image}" for image in found]
+        counts.append(len(found))
+    return Split(Paths(folder, names), np.repeat(np.arange(len(classes), dtype=np.int64), counts))
 
 
 def class_names(folder: Path) -> tuple[str, ...]:
@@ -86,14 +87,16 @@ def _read_part(folder: Path, classes: Sequence[str]) -> Split | None:
     names = class_names(folder)
     if not names:
         return None
-    unknown = [name for name in names if name not in classes]
+    known = set(classes)
+    unknown = [name for name in names if name not in known]
     if unknown:
         raise CikdError(
             f"Class {_list(unknown)} is in {folder} but not in {folder.parent / 'train'}.",
             hint=f"add training images of it, or remove {folder / unknown[0]}",
         )
     part = read_classes(folder, classes)
-    _check_filled(folder, names, [len(_images_below(folder / name)) for name in names])
+    counts = dict(zip(classes, np.bincount(part.labels, minlength=len(classes)).tolist(), strict=True))
+    _check_filled(folder, names, [counts[name] for name in names])
     return part
 
 
@@ -118,7 +121,7 @@ def _check_filled(folder: Path, classes: Sequence[str], counts: Sequence[int]) -
 
 
 def _check_same_classes(train: Path, test: Path, classes: Sequence[str]) -> None:
-    tested = class_names(test)
+    tested = set(class_names(test))
     missing = [name for name in classes if name not in tested]
     if missing:
         raise CikdError(
@@ -129,13 +132,13 @@ def _check_same_classes(train: Path, test: Path, classes: Sequence[str]) -> None
 
 def _read_unlabelled(folder: Path) -> Contents:
     root = folder / "train" if (folder / "train").is_dir() else folder
-    paths = _images_below(root)
-    if not paths:
+    names = _images_below(root)
+    if not names:
         raise CikdError(
             f"{folder} holds no images.",
             hint=f"put some there ({', '.join(sorted(kind[1:] for kind in EXTENSIONS))})",
         )
-    train = Split(paths, np.full(len(paths), UNLABELLED, dtype=np.int64))
+    train = Split(Paths(root, names), np.full(len(names), UNLABELLED, dtype=np.int64))
     return Contents(
         (), train, None, None, "every image of train, unlabelled" if root != folder else "every image, unlabelled"
     )
@@ -145,17 +148,19 @@ def _without_labels(split: Split) -> Split:
     return Split(split.items, np.full(len(split), UNLABELLED, dtype=np.int64))
 
 
-def _images_below(folder: Path) -> list[Path]:
-    """Every visible image file at any depth, sorted by its path's parts."""
-    found: list[Path] = []
+def _images_below(folder: Path) -> list[str]:
+    """Every visible image file at any depth, relative to `folder`, sorted by its path's parts."""
+    found: list[str] = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        below = os.path.relpath(parent, folder)
+        before = "" if below == os.curdir else f"{below}/"
         found += [
-            Path(parent, name)
+            before + name
             for name in files
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122
         ]
-    return sorted(found, key=lambda path: path.parts)
+    return sorted(found, key=lambda name: name.split("/"))
 
 
 def _list(names: Sequence[str]) -> str:

@@ -15,9 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.decode import DecodedSplit
 from cikd_cli.data.order import Item, Steps
-from cikd_cli.data.views import Pixels, ViewLaw, evaluation_view, uniforms, view_epoch, views
+from cikd_cli.data.views import Pixels, ViewLaw, evaluation_view, uniform_row, uniforms, view_epoch, views
 from cikd_cli.data.workers import PREFETCH, auto_workers, start_worker
 from cikd_cli.errors import CikdError
+
+_TABLE = 200_000  # rows of random numbers that each worker keeps; of a larger set it makes them one by one
 
 Pair = tuple[Pixels, Pixels | None]  # the student's view, the teacher's
 _Make = Callable[[Image.Image, int, int], Pair]  # image, epoch, index
@@ -30,6 +32,7 @@ class TrainLoader:
     A step's content depends on (seed, step) only: not on workers, on where iteration began, nor on `size`.
     views_per_image: epochs after which the views, not the order, come again; 0: never.
     workers: processes that make views; none: `auto_workers`. They persist between calls of `batches`.
+    machines: over which the `size` processes are spread.
     """
 
     def __init__(
@@ -43,13 +46,20 @@ class TrainLoader:
         views_per_image: int = 0,
         rank: int = 0,
         size: int = 1,
+        machines: int = 1,
         workers: int | None = None,
     ) -> None:
         count = len(decoded)
         self._steps = Steps(seed, count, batch_size, rank, size)
         self.steps_per_epoch = self._steps.per_epoch
         if workers is None:
-            workers = auto_workers(decoded, law.image_size, batch_size=batch_size, views=1 + two_views, size=size)
+            workers = auto_workers(
+                decoded,
+                law.image_size,
+                batch_size=batch_size // size,
+                views=1 + two_views,
+                processes=max(1, size // machines),
+            )
         self.workers = workers
         make = _TrainingView(law, seed, count, two_views, views_per_image)
         self._loader = _data_loader(_Views(decoded, make), self._steps, workers)
@@ -103,9 +113,13 @@ class _TrainingView:
 
     def __call__(self, image: Image.Image, epoch: int, index: int) -> Pair:
         epoch = view_epoch(epoch, self._views_per_image)
-        if epoch != self._epoch:
-            self._epoch, self._table = epoch, uniforms(self._seed, epoch, self._count)
-        return views(image, self._table[index], self._law, two=self._two_views)
+        if self._count > _TABLE:
+            row = uniform_row(self._seed, epoch, index)
+        else:
+            if epoch != self._epoch:
+                self._epoch, self._table = epoch, uniforms(self._seed, epoch, self._count)
+            row = self._table[index]
+        return views(image, row, self._law, two=self._two_views)
 
 
 def _evaluation_view(image_size: int, image: Image.Image, epoch: int, index: int) -> Pair:  # noqa: ARG001

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cikd_cli.data.decode import check_readable
+from cikd_cli.data.decode import check_readable, looked_into
 from cikd_cli.data.folders import LAYOUT, is_unicode, read_folder
 from cikd_cli.data.named import NAMED, read_named
 from cikd_cli.data.splits import Contents, DataSource, Split, fingerprint, hold_out, subset
@@ -50,13 +50,13 @@ def load_source(
         name = str(root)
         contents = read_folder(root, split_seed=split_seed, labelled=labelled, divided=divided)
     contents = _divided(contents, fraction=fraction, val=val, split_seed=split_seed)
+    given = [split for split in (contents.train, contents.val, contents.test) if split is not None]
     splits = [
         split and check_readable(split, skip_unreadable) for split in (contents.train, contents.val, contents.test)
     ]
     train, held, test = splits
     assert train is not None
     _check_still_filled(contents, train)
-    before = sum(len(split) for split in (contents.train, contents.val, contents.test) if split is not None)
     return DataSource(
         classes=contents.classes,
         train=train,
@@ -65,7 +65,8 @@ def load_source(
         split=contents.split,
         name=name,
         fingerprint=fingerprint(contents.classes, splits, root=root),
-        skipped=before - sum(len(split) for split in splits if split is not None),
+        looked_into=sum(len(looked_into(split, skip_unreadable)) for split in given),
+        skipped=sum(map(len, given)) - sum(len(split) for split in splits if split is not None),
     )
 
 

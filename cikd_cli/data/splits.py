@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,10 @@ from PIL import Image
 from sklearn.model_selection import train_test_split
 
 from cikd_cli.data.images import open_image
+from cikd_cli.data.paths import Paths
 from cikd_cli.errors import CikdError
 
-Items = Sequence[Path | Image.Image] | NDArray[np.uint8]
+Items = Sequence[Path | Image.Image] | Paths | NDArray[np.uint8]
 Labels = NDArray[np.int64]
 Indices = NDArray[np.int64]
 
@@ -26,7 +28,7 @@ TEST_SHARE = 0.2  # of a data set that comes without a test split
 class Split:
     """Images and labels.
 
-    items: paths, Pillow images, or one array (n, H, W, 3) of bytes.
+    items: paths (of a folder packed, as `Paths`), Pillow images, or one array (n, H, W, 3) of bytes.
     labels: (n,) int64; -1 where the image has none.
     """
 
@@ -49,6 +51,8 @@ class Split:
         """The split of these images, in this order."""
         if isinstance(self.items, np.ndarray):
             return Split(self.items[indices], self.labels[indices])
+        if isinstance(self.items, Paths):
+            return Split(self.items.take(indices), self.labels[indices])
         return Split([self.items[index] for index in indices], self.labels[indices])
 
 
@@ -69,12 +73,13 @@ class DataSource(Contents):
 
     name: set name, or the folder's full path.  classes: () if unlabelled.
     fingerprint: sha256 over classes and every split's relative names, sizes and labels (for arrays: their bytes).
-    skipped: unreadable images left out.
+    skipped: unreadable images left out.  looked_into: images whose files were checked at the start.
     """
 
     name: str
     fingerprint: str
     skipped: int
+    looked_into: int
 
 
 def hold_out(split: Split, share: float, *, seed: int, classes: Sequence[str]) -> tuple[Split, Split]:
@@ -125,6 +130,13 @@ def fingerprint(classes: Sequence[str], splits: Sequence[Split | None], *, root:
             digest.update(str(split.items.shape).encode())
             digest.update(np.ascontiguousarray(split.items).reshape(-1).data)
             continue
+        if isinstance(split.items, Paths):
+            base = split.items.root
+            before = base.relative_to(root) if base.is_relative_to(root) else base
+            for name in split.items.names():
+                size = os.stat(f"{base}/{name}").st_size  # noqa: PTH116
+                digest.update(_named(name if before == Path() else f"{before.as_posix()}/{name}", size))
+            continue
         for item in split.items:
             digest.update(_identity(item, root))
     return digest.hexdigest()
@@ -133,8 +145,12 @@ def fingerprint(classes: Sequence[str], splits: Sequence[Split | None], *, root:
 def _identity(item: Path | Image.Image, root: Path) -> bytes:
     if isinstance(item, Path):
         name = item.relative_to(root) if item.is_relative_to(root) else item
-        return f"{name.as_posix()}\0{item.stat().st_size}\0".encode(errors="surrogateescape")
+        return _named(name.as_posix(), item.stat().st_size)
     return item.tobytes()
+
+
+def _named(name: str, size: int) -> bytes:
+    return f"{name}\0{size}\0".encode(errors="surrogateescape")
 
 
 def _class_name(classes: Sequence[str], label: int) -> str:

@@ -54,6 +54,14 @@ def uniforms(seed: int, epoch: int, count: int) -> NDArray[np.float64]:
     return philox(seed, epoch, stream=0).random((count, COLUMNS))
 
 
+def uniform_row(seed: int, epoch: int, index: int) -> NDArray[np.float64]:
+    """Row `index` of `uniforms`, alone: (COLUMNS,)."""
+    generator = philox(seed, epoch, stream=0)
+    blocks, before = divmod(index * COLUMNS, 4)  # Philox makes four numbers at a time
+    generator.bit_generator.advance(blocks)  # type: ignore[attr-defined]
+    return generator.random(before + COLUMNS)[before:]
+
+
 def view_epoch(epoch: int, views_per_image: int) -> int:
     """The epoch whose uniforms an epoch shows: its own, or with `views_per_image` the first so many in turn."""
     return epoch % views_per_image if views_per_image else epoch

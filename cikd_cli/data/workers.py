@@ -16,18 +16,19 @@ PREFETCH = 2  # batches a worker prepares ahead
 _SHARED_MEMORY = "/dev/shm"  # batches travel through it
 
 
-def auto_workers(decoded: DecodedSplit, image_size: int, *, batch_size: int, views: int = 1, size: int = 1) -> int:
-    """Worker processes for one of `size` processes: none for small images in memory, else one a core, at most 8.
+def auto_workers(decoded: DecodedSplit, image_size: int, *, batch_size: int, views: int = 1, processes: int = 1) -> int:
+    """Worker processes for one of a machine's `processes`: none for small images in memory, else one a core, at most 8.
 
-    As many as shared memory has room for: a container's default of 64 MiB holds few batches.
+    batch_size: images that one process gets in a step. As many workers as shared memory has room for: a container's
+    default of 64 MiB holds few batches.
     """
     if decoded.in_memory and image_size <= SMALL_IMAGE:
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(MOST_WORKERS, max(1, cores // size))
+    workers = min(MOST_WORKERS, max(1, cores // processes))
     if os.path.isdir(_SHARED_MEMORY):  # noqa: PTH112
-        batch = (PREFETCH + 1) * views * (batch_size // size) * 3 * image_size**2
-        workers = min(workers, shutil.disk_usage(_SHARED_MEMORY).free // (size * max(1, batch)))
+        batch = (PREFETCH + 1) * views * batch_size * 3 * image_size**2
+        workers = min(workers, shutil.disk_usage(_SHARED_MEMORY).free // (processes * max(1, batch)))
     return workers
 
 

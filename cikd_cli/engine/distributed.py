@@ -1,35 +1,30 @@
-"""Processes and devices; nothing else in the program knows about ranks."""
+"""Processes and devices: this process among its peers, and what a run is started on."""
 
-import json
-import logging
-import multiprocessing
-import os
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from cikd_cli.errors import EXIT_FAILED, CikdError
-
-ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+from cikd_cli.errors import CikdError
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among its peers."""
+    """This process among its peers, as many on each of `machines`; `moved` tells them that it has come further."""
 
     device: torch.device
     rank: int = 0
     size: int = 1
+    machines: int = 1
+    moved: Callable[[], None] = lambda: None
+
+    @property
+    def neighbours(self) -> int:
+        """The processes that share this machine."""
+        return max(1, self.size // self.machines)
 
     @property
     def first(self) -> bool:
@@ -54,6 +49,14 @@ class World:
         dist.all_reduce(votes)
         return tuple(bool(vote > 0) for vote in votes)
 
+    def agree(self, number: int) -> bool:
+        """Whether all processes have come with the same number; all of them learn the same answer."""
+        if self.size == 1:
+            return True
+        ends = torch.tensor([number, -number], device=self.device)
+        dist.all_reduce(ends, op=dist.ReduceOp.MAX)
+        return bool(ends[0] == -ends[1])
+
     def barrier(self) -> None:
         """Wait for all."""
         if self.size > 1:
@@ -61,21 +64,42 @@ class World:
 
 
 @dataclass(frozen=True)
+class Joined:
+    """A process that belongs to a launcher's; `announce` tells the others where the run lies."""
+
+    world: World
+    announce: Callable[[Path], None]
+
+
+@dataclass(frozen=True)
 class Hardware:
-    """What a run is started on: GPU numbers, or () for `processes` processes on the CPU."""
+    """What a run is started on: GPU numbers of this machine, or () for the CPU, and processes on all `machines`.
+
+    joined: this process, where somebody else's launcher, such as torchrun, has started them all.
+    """
 
     gpus: tuple[int, ...]
     processes: int
+    machines: int = 1
+    joined: Joined | None = None
+
+    @property
+    def world(self) -> World:
+        """The first process, as it will be."""
+        return self.joined.world if self.joined else World(self.device, size=self.processes)
 
     @property
     def device(self) -> torch.device:
-        """The first device, on which the parent tries things out."""
+        """The first device, on which the parent tries things out; of a joined process its own."""
+        if self.joined is not None:
+            return self.joined.world.device
         return torch.device("cuda", self.gpus[0]) if self.gpus else torch.device("cpu")
 
     def __str__(self) -> str:
+        where = f" on {self.machines} machines" if self.machines > 1 else ""
         if not self.gpus:
-            return "CPU" if self.processes == 1 else f"{self.processes} × CPU"
-        return f"{len(self.gpus)} × {torch.cuda.get_device_name(self.gpus[0])}"
+            return ("CPU" if self.processes == 1 else f"{self.processes} × CPU") + where
+        return f"{self.processes} × {torch.cuda.get_device_name(self.gpus[0])}{where}"
 
 
 def choose_hardware(gpus: str | None, processes: int = 1) -> Hardware:
@@ -108,75 +132,3 @@ def choose_hardware(gpus: str | None, processes: int = 1) -> Hardware:
             hint="--gpus all" if there else "--gpus cpu",
         )
     return Hardware(chosen, len(chosen))
-
-
-def launch(worker: Callable[..., None], hardware: Hardware, run: Path, *args: Any) -> None:
-    """Run `worker(world, run, *args)` on every process of `hardware` through torch elastic, and wait for them.
-
-    Raises the CikdError of the first worker that failed. A signal is passed on; run.json says how far they came.
-    """
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the sentence below says it shorter
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // hardware.processes)))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=hardware.processes,
-        run_id=run.name,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        start_method="spawn",
-        signals_to_handle=",".join(number.name for number in ENDS),
-    )
-    before = {number: signal.getsignal(number) for number in (*ENDS, signal.SIGUSR1)}
-    signal.signal(signal.SIGUSR1, _pass_on)  # torch elastic would end the workers
-    try:
-        elastic_launch(config, _entry)(worker, hardware, run, *args)
-    except ChildFailedError as error:
-        raise _told_by(error) from error
-    except SignalException:
-        pass
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _pass_on(number: int, _frame: FrameType | None) -> None:
-    for worker in multiprocessing.active_children():
-        if worker.pid is not None:
-            os.kill(worker.pid, number)
-
-
-@record
-def _entry(worker: Callable[..., None], hardware: Hardware, run: Path, *args: Any) -> None:
-    """What each launched process does; torch elastic has set RANK, WORLD_SIZE and the rendezvous."""
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if hardware.gpus:
-        device = torch.device("cuda", hardware.gpus[int(os.environ["LOCAL_RANK"])])
-        torch.cuda.set_device(device)
-    else:
-        device = torch.device("cpu")
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    dist.init_process_group("nccl" if hardware.gpus else "gloo")
-    try:
-        worker(World(device, rank, size), run, *args)
-    except CikdError as error:
-        raise WorkerError(json.dumps([error.message, error.hint, error.exit_code])) from error
-    finally:
-        dist.destroy_process_group()
-
-
-class WorkerError(Exception):
-    """A CikdError on its way from a worker to its parent, as JSON: torch elastic hands on text only."""
-
-
-def _told_by(error: ChildFailedError) -> CikdError:
-    """The sentence of the first process that failed."""
-    rank, failure = error.get_first_failure()
-    message = failure.message.get("message", "") if isinstance(failure.message, dict) else str(failure.message)
-    kind, _, text = ((message or "").strip().splitlines() or ["it left no message"])[-1].partition(": ")
-    if kind.endswith("WorkerError"):
-        sentence, hint, exit_code = json.loads(text)
-        return CikdError(sentence, hint=hint, exit_code=exit_code)
-    hint = "use a smaller --batch-size, or split each batch with --accumulate 2" if "OutOfMemory" in kind else None
-    return CikdError(f"Process {rank} failed: {kind}: {text}", hint=hint, exit_code=EXIT_FAILED)

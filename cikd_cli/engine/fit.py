@@ -13,6 +13,7 @@ from cikd_cli.engine.distributed import World
 from cikd_cli.engine.step import Training, train_step
 from cikd_cli.engine.stop import StopRequest
 from cikd_cli.engine.totals import Totals, check_weights
+from cikd_cli.errors import EXIT_FAILED, CikdError
 from cikd_cli.runs import RunDir
 
 VOTE_EVERY = 10  # steps between the votes of several processes on stopping; one process looks at every step
@@ -52,7 +53,9 @@ def fit(runs: Sequence[tuple[Training, RunDir]], world: World, reporter: Reporte
     with StopRequest() as stop, reporter.progress(steps, unit="steps") as bar:
         for batch in clock.waiting(first.loader.batches(step, steps)):
             epoch = step // per_epoch
+            world.moved()
             terms = train_step(trainings, batch.to(world.device), world, step=step, epoch=epoch)
+            world.moved()
             step += 1
             for one, its in zip(going, terms, strict=True):
                 one.totals.add(its)
@@ -67,6 +70,7 @@ def fit(runs: Sequence[tuple[Training, RunDir]], world: World, reporter: Reporte
                 _flush(trainings)  # before the processes meet, so that each then finds what the others wrote
                 for one in going:
                     _close_epoch(one, world, clock)
+                world.moved()
             if done or bar_timer.due():
                 bar.update(step, _describe(going, terms, epoch + 1, clock))
             votes = world.size == 1 or epoch_done or step % VOTE_EVERY == 0
@@ -98,6 +102,12 @@ def _restore(training: Training, run: RunDir, world: World, reporter: Reporter) 
     )
     if progress.scaler:
         training.scaler.load_state_dict(progress.scaler)
+    if not world.agree(progress.step):
+        raise CikdError(
+            f"The processes do not find the same checkpoint in {run.checkpoints}",
+            hint=f"the machines have to share the folder; then  {resume_command(run)}",
+            exit_code=EXIT_FAILED,
+        )
     if world.first:
         run.drop_metrics_after(progress.step // training.loader.steps_per_epoch)
     training.method = _distribute(training.method, world)

@@ -1,40 +1,44 @@
 """STAGES: what each command is called, which module does it, which knobs it has, and what `--help` says.
 
-No stage module is imported here, so that `--help` never loads torch.
+No stage module is imported here, so that `--help` never loads torch, and no knobs, so that `cikd --help` does not wait.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from importlib import import_module
+from typing import TYPE_CHECKING, Literal
 
-from cikd_cli.config import (
-    AliConfig,
-    CkaConfig,
-    CurriculumConfig,
-    EvalConfig,
-    FinetuneTeacherConfig,
-    LmConfig,
-    MadConfig,
-    StageConfig,
-)
-from cikd_cli.config_bench import BenchConfig
+if TYPE_CHECKING:
+    from cikd_cli.config import StageConfig
 
+RUNS_DIR_VARIABLE = "CIKD_RUNS_DIR"
 _SHARED = ("config", "set", "gpus", "workers", "runs_dir", "quiet", "as_json")
-_TRAINING = (*_SHARED, "recipe", "processes", "views", "name", "resume", "save_every", "dry_run")
-_CURRICULUM = (*_SHARED, "recipe", "processes", "views", "save_every", "dry_run", "fresh")
+_TRAINING = (
+    *_SHARED,
+    "recipe",
+    "processes",
+    "views",
+    "name",
+    "resume",
+    "go_on",
+    "save_every",
+    "stall_after",
+    "dry_run",
+)
+_CURRICULUM = (*_SHARED, "recipe", "processes", "views", "save_every", "stall_after", "dry_run", "fresh")
 
 
 @dataclass(frozen=True)
 class Stage:
     """One command.
 
-    module has `run(request: Request) -> dict`, the --json summary; prefix names its runs (`ali-001`), empty if it makes
-    none; options are the fields of RunOptions it takes; arguments says whether it takes RUN words.
-    several: the knob whose flag takes a list too, for a run each.
+    module has `run(request: Request) -> dict`, the --json summary; knobs says where `config` is (module:class); prefix
+    names its runs (`ali-001`), empty if it makes none; options are the fields of RunOptions it takes; arguments says
+    whether it takes RUN words; several is the knob whose flag takes a list too, for a run each.
     """
 
     command: str
     module: str
-    config: type[StageConfig]
+    knobs: str
     prefix: str
     summary: str
     examples: tuple[str, ...]
@@ -42,12 +46,24 @@ class Stage:
     options: tuple[str, ...] = _TRAINING
     several: str | None = None
 
+    @property
+    def config(self) -> "type[StageConfig]":
+        """The class of its knobs; loaded when asked for, because a list of commands does without."""
+        module, name = self.knobs.split(":")
+        found: type[StageConfig] = getattr(import_module(module), name)
+        return found
+
+    @property
+    def trains(self) -> bool:
+        """Whether it makes a run."""
+        return bool(self.prefix)
+
 
 _ALL = (
     Stage(
         "run",
         "cikd_cli.stages.curriculum",
-        CurriculumConfig,
+        "cikd_cli.config:CurriculumConfig",
         "",
         "The whole curriculum: finetune-teacher, ali, lm, eval, mad and cka, each in its own run. Started again, it "
         "goes on with what is missing. Without --data it uses the handwritten digits that come with scikit-learn.",
@@ -57,7 +73,7 @@ _ALL = (
     Stage(
         "finetune-teacher",
         "cikd_cli.stages.finetune_teacher",
-        FinetuneTeacherConfig,
+        "cikd_cli.config:FinetuneTeacherConfig",
         "teacher",
         "Stage 0: a pretrained Vision Transformer learns the classes of a data set; ali and lm copy from it.",
         (
@@ -69,7 +85,7 @@ _ALL = (
     Stage(
         "ali",
         "cikd_cli.stages.ali",
-        AliConfig,
+        "cikd_cli.config:AliConfig",
         "ali",
         "Stage 1, Attention Locality Imitation: the student copies the teacher's QK and VV attention at block 1 and at "
         "the learning objective block (LOB). Labels are not used.",
@@ -84,7 +100,7 @@ _ALL = (
     Stage(
         "lm",
         "cikd_cli.stages.lm",
-        LmConfig,
+        "cikd_cli.config:LmConfig",
         "lm",
         "Stage 2, Logit Mimicking: the student learns the labels and the teacher's decoupled logits, starting from an "
         "ali run. Without --from it starts from scratch.",
@@ -97,7 +113,7 @@ _ALL = (
     Stage(
         "eval",
         "cikd_cli.stages.evaluate",
-        EvalConfig,
+        "cikd_cli.config:EvalConfig",
         "",
         "Accuracy, per-class table, confusion matrix, size and latency of a run, with its teacher beside it.",
         ("cikd eval runs/lm-001", "cikd eval runs/lm-001 --json"),
@@ -107,7 +123,7 @@ _ALL = (
     Stage(
         "mad",
         "cikd_cli.stages.mad",
-        MadConfig,
+        "cikd_cli.config:MadConfig",
         "",
         "Mean attention distance, in pixels, of every head of every block, for runs or timm models side by side.",
         (
@@ -121,7 +137,7 @@ _ALL = (
     Stage(
         "cka",
         "cikd_cli.stages.cka",
-        CkaConfig,
+        "cikd_cli.config:CkaConfig",
         "",
         "Similarity (unbiased linear CKA) of every layer of a run to every layer of its teacher.",
         ("cikd cka runs/lm-001", "cikd cka runs/lm-001 runs/lm-002 --teacher runs/teacher-001"),
@@ -131,7 +147,7 @@ _ALL = (
     Stage(
         "bench",
         "cikd_cli.stages.bench",
-        BenchConfig,
+        "cikd_cli.config_bench:BenchConfig",
         "",
         "Speed and memory of the training steps on this machine, beside the authors' steps, on random weights and "
         "images. With a recipe, the hours that its epochs take.",

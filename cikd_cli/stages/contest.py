@@ -168,4 +168,5 @@ def _random_source(case: Case, images: int) -> DataSource:
         name="noise",
         fingerprint="",
         skipped=0,
+        looked_into=0,
     )

@@ -88,7 +88,8 @@ def _carry_out(step: Request, found: RunDir | None, tag: str, out: Reporter) -> 
     if found is not None:
         out.line(f"── cikd {step.stage} --resume {found.path}")
         kept = {
-            key: getattr(options, key) for key in ("gpus", "processes", "workers", "views", "runs_dir", "save_every")
+            key: getattr(options, key)
+            for key in ("gpus", "processes", "workers", "views", "runs_dir", "save_every", "stall_after")
         }
         again = RunOptions(**kept, quiet=options.quiet, as_json=options.as_json, resume=str(found.path))
         summary = module.run(Request(step.stage, options=again, argv=step.argv, curriculum=tag))

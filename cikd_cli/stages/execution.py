@@ -8,8 +8,10 @@ from typing import Any
 
 from cikd_cli.config import StageConfig
 from cikd_cli.console import Reporter, reporter
-from cikd_cli.engine.distributed import Hardware, World, launch
+from cikd_cli.engine import ranks
+from cikd_cli.engine.distributed import Hardware, World
 from cikd_cli.engine.fit import Outcome, fit, resume_command
+from cikd_cli.engine.launch import launch
 from cikd_cli.engine.step import Training
 from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
 from cikd_cli.files import file_sha256, write_atomically
@@ -32,20 +34,26 @@ class Begun:
 
 
 def train(begun: Sequence[Begun], hardware: Hardware, options: RunOptions, out: Reporter) -> dict[str, Any]:
-    """Train in this process, or let each launched process build its own job from the run; then report.
+    """Train in this process, alone or with its peers, or let each launched process build its own job; then report.
 
-    Several runs are trained together, in this process.
+    Several runs are trained together, in this process alone.
     """
     paths = [one.run.path for one in begun]
     with ExitStack() as locks:
         for one in begun:
             locks.enter_context(one.run.lock())
         try:
-            if hardware.processes == 1:
+            if hardware.joined is not None:
+                hardware.joined.announce(paths[0])
+                execute(begun, hardware.joined.world, options, out)
+                ranks.clear(paths[0])
+            elif hardware.processes == 1:
                 execute(begun, World(hardware.device), options, out)
             else:
-                launch(_worker, hardware, paths[0], options)
+                launch(_worker, hardware, paths[0], options, stall=options.stall, warn=out.warn)
         except BaseException as error:  # whatever it was, no run must look as if it were still running
+            if hardware.joined is not None and ranks.is_loss(error):
+                raise  # by the error of another process, which `engine/join` will tell
             with suppress(CikdError, OSError):  # a full disk: the first error is the one to show
                 for path in paths:
                     _end_badly(path, error)
@@ -66,8 +74,14 @@ def _end_badly(path: Path, error: BaseException) -> None:
     RunDir.open(path, finished=False).fail("interrupted" if stopped else "failed", message)
 
 
-def _worker(world: World, path: Path, options: RunOptions) -> None:
-    """One process of several: everything it needs is in the run directory."""
+def follow(path: Path, world: World, options: RunOptions) -> None:
+    """As a joined process that is not the first, train the run that the first one has announced."""
+    if not _worker(world, path, options):
+        raise CikdError("Stopped", exit_code=EXIT_INTERRUPTED, shown=True)  # said by the first process
+
+
+def _worker(world: World, path: Path, options: RunOptions) -> bool:
+    """One process of several: everything it needs is in the run directory. Whether it trained to the end."""
     from importlib import import_module
 
     run_dir = RunDir.open(path, finished=False)
@@ -78,23 +92,25 @@ def _worker(world: World, path: Path, options: RunOptions) -> None:
     if world.first:
         out.attach_log(run_dir.path / "log.txt")
     with run_dir.lock_as_writer() if world.first else nullcontext():
-        execute([begun], world, options, out)
+        return execute([begun], world, options, out)
 
 
-def execute(begun: Sequence[Begun], world: World, options: RunOptions, out: Reporter) -> None:
-    """Train on this process; the first one writes the deliverables and the results, or how far they came."""
+def execute(begun: Sequence[Begun], world: World, options: RunOptions, out: Reporter) -> bool:
+    """Train on this process; the first one writes the deliverables and the results, or how far they came.
+
+    Whether it trained to the end.
+    """
     for one in begun:
         _connect(one, world, out)
     outcome = fit([(one.training, one.run) for one in begun], world, out, save_every=options.save_every)
-    if not world.first:
-        return
-    for one in begun:
+    for one in begun if world.first else ():
         run, job = one.run, one.job
         if outcome.finished:
             write_atomically(run.weights, encode_model(one.training.deliverable, job.spec))
             run.finish(_result(run, job, outcome), file_sha256(run.weights))
         else:
             run.fail("interrupted", f"stopped after epoch {outcome.epoch} of {job.config.epochs}")
+    return outcome.finished
 
 
 def _connect(one: Begun, world: World, out: Reporter) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -164,6 +165,9 @@ def describe_data(source: DataSource, config: DataConfig) -> str:
     parts += [source.split, f"fingerprint {source.fingerprint[:8]}"]
     if config.fraction < 1:
         parts.insert(1, f"fraction {config.fraction:g}")
+    files = sum(len(split) for split in (source.train, source.val, source.test) if split)
+    if source.looked_into < files + source.skipped:
+        parts.append(f"{source.looked_into:,} of the files looked into, evenly spread")
     if source.skipped:
         parts.append(f"{source.skipped} unreadable skipped")
     return " · ".join(parts)
@@ -183,7 +187,7 @@ def describe_network(spec: ModelSpec, model: VisionTransformer) -> str:
 
 
 def _class_range(source: DataSource) -> str:
-    counts = [int((source.train.labels == label).sum()) for label in range(len(source.classes))]
+    counts = np.bincount(source.train.labels, minlength=len(source.classes)).tolist()
     return f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,}–{max(counts):,}"
 
 

@@ -26,7 +26,7 @@ from cikd_cli.stages.job import Job, view_law
 def prepare(jobs: Sequence[Job], world: World, options: RunOptions) -> list[Training]:
     """The engine's view of jobs that go together: networks on the device, images decoded, one loader, scoring."""
     first = jobs[0]
-    limit = first.config.cache_mb // world.size  # each process keeps its own
+    limit = first.config.cache_mb // world.neighbours  # each process keeps its own
     decoded = DecodedSplit(first.source.train, decode_size=first.config.decode_size, limit_mb=limit)
     loader = _loader(first, decoded, world, options)
     place = f"views made on {world.device.type}, a batch at a time" if isinstance(loader, DeviceLoader) else ""
@@ -62,7 +62,7 @@ def _loader(job: Job, decoded: DecodedSplit, world: World, options: RunOptions) 
     }
     if options.views == "device" or (options.views == "auto" and fits(decoded, world.device)):
         return DeviceLoader(decoded, view_law(config), device=world.device, **shape)
-    return TrainLoader(decoded, view_law(config), workers=options.workers, **shape)
+    return TrainLoader(decoded, view_law(config), workers=options.workers, machines=world.machines, **shape)
 
 
 def _scorer(job: Job, world: World, precision: str) -> Callable[[VisionTransformer], dict[str, float]] | None:
@@ -75,7 +75,7 @@ def _scorer(job: Job, world: World, precision: str) -> Callable[[VisionTransform
         return None
     share = np.arange(world.rank, len(split), world.size)
     decoded = DecodedSplit(
-        split.take(share), decode_size=job.config.decode_size, limit_mb=job.config.cache_mb // world.size
+        split.take(share), decode_size=job.config.decode_size, limit_mb=job.config.cache_mb // world.neighbours
     )
 
     def score(model: VisionTransformer) -> dict[str, float]:

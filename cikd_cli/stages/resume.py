@@ -1,19 +1,25 @@
-"""`--resume RUN`: a run goes on in place."""
+"""`--resume RUN`: a run goes on in place. `--name NAME --continue`: so does the run of that name, if it is there."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from cikd_cli.chain import check_resume
+from cikd_cli import elastic
+from cikd_cli.chain import RESUME_OPTIONS, check_resume
 from cikd_cli.config import TrainingConfig
 from cikd_cli.console import Reporter
 from cikd_cli.engine.checkpoint import check_checkpoints
-from cikd_cli.engine.distributed import Hardware, World
-from cikd_cli.errors import CikdError
+from cikd_cli.engine.distributed import Hardware
+from cikd_cli.errors import EXIT_FAILED, CikdError
+from cikd_cli.knobs import validate
 from cikd_cli.lineage import all_runs
-from cikd_cli.options import Request
+from cikd_cli.options import Request, RunOptions, flag_name
+from cikd_cli.recipes import data_name
 from cikd_cli.runs import RunDir
+from cikd_cli.stages import header
 from cikd_cli.stages.execution import Begun, stored_config, train
 from cikd_cli.stages.job import Job
 from cikd_cli.stages.prepare import dry_run, prepare
@@ -35,7 +41,7 @@ def resume(
     _check_epochs(run_dir, config.epochs, epochs)
     check_checkpoints(run_dir)
     job = build(config.model_copy(update={"epochs": epochs}), hardware.device)
-    (training,) = prepare([job], World(hardware.device, size=hardware.processes), options)
+    (training,) = prepare([job], hardware.world, options)
     recorded = run_dir.record["data"]["fingerprint"]
     if recorded != job.source.fingerprint:
         raise CikdError(
@@ -55,6 +61,77 @@ def resume(
             run_dir.write_config(run_dir.config() | {"epochs": epochs})
     out.attach_log(run_dir.path / "log.txt")
     return train([Begun(job, training, run_dir)], hardware, options, out)
+
+
+def find_named(request: Request) -> RunDir | None:
+    """The run that --name and --continue ask for, if it is there."""
+    options = request.options
+    if not options.go_on:
+        return None
+    if options.name is None or request.several:
+        raise CikdError("--continue goes on with the one run of a name", hint="--name NAME, and one run a command")
+    path = Path(options.runs_dir) / options.name
+    return RunDir.open(path, stages=(request.stage,), finished=False) if (path / "run.json").exists() else None
+
+
+def go_on(
+    run_dir: RunDir,
+    request: Request,
+    config_class: type[TrainingConfig],
+    out: Reporter,
+    hardware: Hardware,
+    build: Callable[[Any, torch.device], Job],
+) -> dict[str, Any]:
+    """Continue a run that the same command began; a finished one is taken as it is."""
+    record, epochs = run_dir.record, run_dir.config()["epochs"]
+    if record["status"] == "failed" and elastic.restart():
+        raise CikdError(str(record.get("message")), exit_code=EXIT_FAILED)  # it would fail again
+    _check_same(run_dir, request, config_class)
+    longer = {"epochs": request.flags["epochs"]} if request.flags.get("epochs", epochs) != epochs else {}
+    if record["status"] == "done" and not longer:
+        out.line(f"{run_dir.path} is finished; taken as it is")
+        return header.summarise([run_dir], out)
+    given = request.options
+    kept = {key: getattr(given, key) for key in RESUME_OPTIONS & given.model_fields_set}
+    options = RunOptions(**kept | {"resume": str(run_dir.path)})
+    return resume(replace(request, options=options, flags=longer), config_class, out, hardware, build)
+
+
+def check_restarts(request: Request) -> None:
+    """Refuse a command that its launcher may start again if it would then begin another run."""
+    options = request.options
+    if elastic.may_restart() and options.resume is None and not options.go_on:
+        raise CikdError(
+            "torchrun --max-restarts starts this command again after a fault, and it would begin a second run",
+            hint="--name NAME --continue goes on with the first one",
+        )
+
+
+def _check_same(run_dir: RunDir, request: Request, config_class: type[TrainingConfig]) -> None:
+    """Refuse flags that contradict the config that the run was begun with; longer runs may differ in epochs."""
+    stored = validate(config_class, run_dir.config(), command=run_dir.stage)
+    for key, typed in request.flags.items():
+        before = getattr(stored, key)
+        if key == "epochs" or (key == "precision" and typed == "auto"):
+            continue
+        same = _as_stored(key, typed) == _as_stored(key, before)
+        if not same:
+            flag = flag_name(key, config_class.model_fields[key])
+            raise CikdError(
+                f"{run_dir.path} was begun with {flag} {before}, not {typed}",
+                hint=f"another --name begins another run; without {flag} this one goes on",
+            )
+
+
+def _as_stored(key: str, value: Any) -> Any:
+    """Paths as they are written into a run's config; of a run only its name, as runs may be moved together."""
+    if key == "data" and value is not None:
+        return data_name(value)
+    if key in ("teacher", "from_run"):
+        return Path(str(value)).name
+    if key in ("data_root", "teacher_cache"):
+        return None  # where things lie may change
+    return value
 
 
 def _check_epochs(run_dir: RunDir, before: int, epochs: int) -> None:

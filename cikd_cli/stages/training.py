@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from cikd_cli import numbering
+from cikd_cli import elastic, numbering
 from cikd_cli.config import TrainingConfig
 from cikd_cli.console import reporter
-from cikd_cli.engine.distributed import Hardware, World, choose_hardware
+from cikd_cli.engine.distributed import Hardware, choose_hardware
 from cikd_cli.engine.fit import resume_command
+from cikd_cli.engine.join import Peers
 from cikd_cli.engine.precision import choose_precision
 from cikd_cli.errors import CikdError
 from cikd_cli.inheritance import resolve_stage
@@ -18,10 +19,10 @@ from cikd_cli.options import Request
 from cikd_cli.recipes import data_name
 from cikd_cli.runs import RunDir
 from cikd_cli.stages import STAGES, header
-from cikd_cli.stages.execution import Begun, train
+from cikd_cli.stages.execution import Begun, follow, train
 from cikd_cli.stages.job import Job
 from cikd_cli.stages.prepare import dry_run, prepare
-from cikd_cli.stages.resume import resume
+from cikd_cli.stages.resume import check_restarts, find_named, go_on, resume
 from cikd_cli.stages.teacher_cache import cache_folder
 
 Build = Callable[[Any, torch.device], Job]
@@ -38,12 +39,37 @@ def run(
     """Carry out a training command; the summary for --json. Raises CikdError (130) when stopped and saved.
 
     build_together: as build, for configs that differ in the knob of `request.several` and share what they can.
+    Among the processes of a launcher, the first one carries it out and the others follow.
     """
     options = request.options
+    if not elastic.started_by_launcher():
+        hardware = choose_hardware(options.gpus, options.processes or 1)
+        return _carry_out(request, config_class, hardware, build, build_together)
+    check_restarts(request)
+    peers = Peers(options)
+    with peers.together():
+        if elastic.rank() == 0:
+            return _carry_out(request, config_class, peers.hardware, build, build_together)
+        path = peers.follow()
+        if path is not None and peers.hardware.joined is not None:
+            follow(path, peers.hardware.joined.world, options)
+    return {}
+
+
+def _carry_out(
+    request: Request,
+    config_class: type[TrainingConfig],
+    hardware: Hardware,
+    build: Build,
+    build_together: BuildTogether | None,
+) -> dict[str, Any]:
+    options = request.options
     out = reporter(quiet=options.quiet, as_json=options.as_json)
-    hardware = choose_hardware(options.gpus, options.processes or 1)
     if options.resume is not None:
         return resume(request, config_class, out, hardware, build)
+    found = find_named(request)
+    if found is not None:
+        return go_on(found, request, config_class, out, hardware, build)
     resolved, inherited = resolve_stage(config_class, request)
     names = _names(request, hardware)
     for name in names:
@@ -53,7 +79,7 @@ def run(
         jobs = build_together(_each(config, request), hardware.device)
     else:
         jobs = [build(config, hardware.device)]
-    trainings = prepare(jobs, World(hardware.device, size=hardware.processes), options)
+    trainings = prepare(jobs, hardware.world, options)
     if jobs[0].examine is not None:
         jobs[0].examine(out)
     header.show(out, jobs, trainings[0], hardware, resolved, note=inherited.note)

@@ -1,0 +1,136 @@
+"""What the commands do: requests from flags, checked without torch, handed to the module of the stage."""
+
+import importlib
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import typer
+import typer.main
+
+from cikd_cli import elastic
+from cikd_cli.chain import check_resume, resolve_curriculum
+from cikd_cli.config import StageConfig
+from cikd_cli.console import Reporter, show_output
+from cikd_cli.errors import CikdError
+from cikd_cli.files import to_json
+from cikd_cli.flags import command_function, knobs_of
+from cikd_cli.inheritance import resolve_stage
+from cikd_cli.knobs import nearest
+from cikd_cli.options import Request, Resolved, flag_name
+from cikd_cli.recipes import resolve
+from cikd_cli.sentences import sentences
+from cikd_cli.slurm import SlurmOptions, script
+from cikd_cli.stages import STAGES, Stage
+
+
+def build(action: str, command: str) -> Any:
+    """The Typer command of a stage, with its flags; action: "run", "config" or "slurm"."""
+    stage = STAGES[command]
+    if action == "config":
+        stage = replace(stage, several=None)
+    act = {"run": _run_stage, "config": _show_config, "slurm": _show_job}[action]
+    function = command_function(
+        stage,
+        lambda request, stray: act(stage, request, stray),
+        guard=sentences,
+        also=SlurmOptions if action == "slurm" else None,
+    )
+    app = typer.Typer(add_completion=False)
+    app.command(command)(function)
+    return typer.main.get_command(app)
+
+
+def _run_stage(stage: Stage, request: Request, stray: list[str]) -> None:
+    """Everything that can be refused without torch is refused first; then the stage's module is loaded."""
+    _refuse_stray_words(stage, request, stray)
+    if stage.arguments != "none" and not request.runs:
+        raise CikdError(f"cikd {stage.command} needs a run", hint=f"{stage.examples[0]}; cikd runs lists the runs")
+    check_resume(request, stage.config)
+    _resolve(stage, request)
+    if elastic.world_size() > 1 and not stage.trains:
+        raise CikdError(f"cikd {stage.command} is not shared out among processes", hint="start it without torchrun")
+    # Read when torch loads: threads that wait for each other soon sleep instead of spinning. Two small trainings at
+    # once on two cores took 11 s with it and over 60 s without; alone, nothing changes.
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # processes that lose each other say so in pages of addresses
+    summary = importlib.import_module(stage.module).run(request)
+    if request.options.as_json and summary:
+        show_output(to_json(summary))
+
+
+def _show_config(stage: Stage, request: Request, stray: list[str]) -> None:
+    _refuse_stray_words(stage, request, stray)
+    resolved = _resolve_with_parent(stage, request)
+    values = _flat(resolved.config)
+    if request.options.as_json:
+        knobs = {key: {"value": value, "source": resolved.sources.get(key, "default")} for key, value in values.items()}
+        show_output(to_json({"stage": stage.command, "recipe": resolved.recipe, "config": knobs}))
+        return
+    rows = [[key, _shown(value), resolved.sources.get(key, "default")] for key, value in values.items()]
+    Reporter("plain").table(("knob", "value", "from"), rows)
+
+
+def _show_job(stage: Stage, request: Request, stray: list[str]) -> None:
+    _refuse_stray_words(stage, request, stray)
+    asked = {key: value for key, value in request.flags.items() if key in SlurmOptions.model_fields}
+    request = replace(request, flags={key: value for key, value in request.flags.items() if key not in asked})
+    _resolve(stage, request)
+    show_output(script(request, asked, trains=stage.trains).rstrip("\n"))
+
+
+def _resolve(stage: Stage, request: Request) -> Resolved:
+    """What is typed over the recipe, without what a parent run hands down."""
+    if stage.command == "run":
+        return resolve_curriculum(request)
+    return resolve(stage.config, stage.command, request.flags, options=request.options)
+
+
+def _resolve_with_parent(stage: Stage, request: Request) -> Resolved:
+    """As the stage itself does it; but a teacher that is neither named nor there yet is no error."""
+    if stage.command == "run":
+        return resolve_curriculum(request)
+    try:
+        return resolve_stage(stage.config, request)[0]
+    except CikdError:
+        if request.flags.get("from_run") or request.flags.get("teacher"):
+            raise
+        return _resolve(stage, request)
+
+
+def _flat(config: StageConfig, before: str = "") -> dict[str, object]:
+    values: dict[str, object] = {}
+    for key in type(config).model_fields:
+        value = getattr(config, key)
+        values |= _flat(value, f"{before}{key}.") if isinstance(value, StageConfig) else {before + key: value}
+    return values
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(":".join(map(str, item)) if isinstance(item, tuple) else f"{item:g}" for item in value)
+    return str(value)
+
+
+def _refuse_stray_words(stage: Stage, request: Request, stray: list[str]) -> None:
+    """Raise CikdError for words that belong to no flag, such as `epochs=10`."""
+    runs = [word for word in request.runs if "=" in word and not Path(word).exists()]
+    for word in [*runs, *stray]:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise CikdError(f"{word!r} belongs to no flag", hint=f"cikd {stage.command} --help shows the flags")
+        key = key.lstrip("-").replace("-", "_")
+        flags = {name: flag_name(name, info) for name, (_, info) in knobs_of(stage).items()}
+        if key in flags:
+            hint = f"{flags[key]} {value}"
+        elif key in stage.config.model_fields:
+            hint = f"--set {key}={value}"
+        else:
+            found = nearest(key, flags)
+            hint = f"did you mean {flags[found]} {value}?" if found else f"cikd {stage.command} --help shows the flags"
+        raise CikdError(f"{word} is not a flag", hint=hint)

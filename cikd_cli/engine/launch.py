@@ -1,0 +1,178 @@
+"""Several processes on this machine, started and watched by torch elastic."""
+
+import logging
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from multiprocessing.forkserver import ensure_running
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.rendezvous import rendezvous
+
+from cikd_cli.console import duration
+from cikd_cli.engine import ranks
+from cikd_cli.engine.distributed import Hardware, World
+from cikd_cli.engine.ranks import Attempts, Stopped, Told, log_path
+from cikd_cli.engine.watch import Watch
+from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED
+
+ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+RESTARTS = 3  # of all processes, after some were killed
+PATIENCE = timedelta(minutes=30)  # of a collective; `Watch` is quicker and knows names
+
+
+def launch(
+    worker: Callable[..., bool],
+    hardware: Hardware,
+    run: Path,
+    *args: Any,
+    stall: float,
+    warn: Callable[[str], None],
+) -> None:
+    """Run `worker(world, run, *args)` on every process of `hardware` through torch elastic, and wait for them.
+
+    `worker` says whether it came to the end, or was stopped by a signal and has saved.
+    When a process is killed, all start again, up to RESTARTS times: `worker` goes on from what it has saved. stall:
+    seconds without progress after which they are ended; warn: told of restarts. A signal is passed on; run.json says
+    how far they came.
+
+    Raises:
+        CikdError: a process failed, or stood still, or was killed too often.
+    """
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the sentence below says it shorter
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // hardware.processes)))
+    method = _start_method(worker.__module__)
+    ranks.clear(run)
+    attempts = Attempts(run, warn=warn)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=hardware.processes,
+        logs_specs=attempts,
+        run_id=run.name,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=RESTARTS,
+        start_method=method,
+        # one that is ignored already, as nohup does, stays so
+        signals_to_handle=",".join(one.name for one in ENDS if signal.getsignal(one) is not signal.SIG_IGN),
+    )
+    before = {number: signal.getsignal(number) for number in (*ENDS, signal.SIGUSR1)}
+    signal.signal(signal.SIGUSR1, _pass_on)  # torch elastic would end the workers
+    try:
+        elastic_launch(config, _entry)(worker, hardware, run, stall, args)
+    except ChildFailedError as error:
+        with suppress(Stopped):
+            attempts.refuse()
+            killed = _killed(error)
+            raise killed.error(log_path(run, killed.rank)) from error
+    except (SignalException, Stopped):
+        pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    ranks.clear(run)
+
+
+def cores() -> int:
+    """The cores that this process may use: a scheduler gives it a share of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def start_group(device: torch.device, store: Store, *, rank: int, size: int) -> None:
+    """Let this process and its peers find each other."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+
+
+def stood_still(blamed: Sequence[int], run: Path, *, rank: int, stall: float) -> Told:
+    """What process `rank` has to say when nobody has moved for `stall` seconds."""
+    since = f"for {duration(stall)}"
+    said = f"No process has moved {since}"
+    if blamed:
+        many, named = len(blamed) > 1, ", ".join(map(str, blamed))
+        said = f"Process{'es' * many} {named} {'have' if many else 'has'} not moved {since}, and the others wait"
+    hint = f"to go on:  --resume {run}, with --stall-after {2 * stall / 60:g}m if so long a pause is to be expected"
+    return Told(blamed[0] if blamed else rank, said, hint)
+
+
+def _start_method(module: str) -> str:
+    """How processes are started: forked from a server that has loaded `module`, where the system has such a thing."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return "spawn"
+    multiprocessing.set_forkserver_preload([module, "cikd_cli.engine.preload"])
+    before = os.environ.get("PYTHONPATH")
+    paths = [str(Path(__file__).parents[2]), *(before.split(os.pathsep) if before else ())]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # the server's only way to this very package, wherever it starts
+    try:
+        ensure_running()
+    finally:
+        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+    return "forkserver"
+
+
+def _pass_on(number: int, _frame: FrameType | None) -> None:
+    for worker in multiprocessing.active_children():
+        if worker.pid is not None:
+            os.kill(worker.pid, number)
+
+
+def _entry(worker: Callable[..., bool], hardware: Hardware, run: Path, stall: float, args: Sequence[Any]) -> None:
+    """What each launched process does; torch elastic has set RANK, WORLD_SIZE and the rendezvous."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # see `engine/preload`
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))  # to save, and end
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if rank:
+        ranks.take_output(run, rank)
+    device = torch.device("cuda", hardware.gpus[rank]) if hardware.gpus else torch.device("cpu")
+    if not hardware.gpus:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+    def give_up(blamed: Sequence[int]) -> None:
+        ranks.write_stacks(run, rank)
+        ranks.tell(run, stood_still(blamed, run, rank=rank, stall=stall))
+        ranks.end_now(EXIT_FAILED)
+
+    try:
+        store, _, _ = next(rendezvous("env://"))
+        # torch elastic keeps its store for the next start, with what the dead have written into it
+        store = PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        with Watch(watch_store(store), rank=rank, size=size, stall=stall, give_up=give_up) as watch:
+            start_group(device, store, rank=rank, size=size)
+            finished = worker(World(device, rank, size, moved=watch.moved), run, *args)
+            dist.barrier()  # until the first one has written how far they came
+        dist.destroy_process_group()
+    except Exception as error:
+        ranks.write_traceback(run, rank)
+        ranks.tell(run, Told.about(error, rank))
+        ranks.end_now(EXIT_FAILED)
+    if watch.orphaned or not finished:  # torch elastic would wait for a word of the parent, which no longer listens
+        ranks.tell(run, Told(rank, "Stopped", exit_code=EXIT_INTERRUPTED))
+        ranks.end_now(EXIT_INTERRUPTED)
+
+
+def watch_store(store: Store) -> Store:
+    """A connection of its own for `Watch`: that of the training may be busy waiting."""
+    return PrefixStore("watch", store.clone())
+
+
+def _killed(error: ChildFailedError) -> Told:
+    """What is to be said of processes that left no word of their own."""
+    rank, failure = error.get_first_failure()
+    how = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else f"ended with code {failure.exitcode}"
+    hint = "where memory runs out the system kills: fewer --workers, or --set cache_mb=0"
+    return Told(rank, f"Process {rank} {how}, also after {RESTARTS} restarts", hint)

@@ -1,0 +1,83 @@
+"""`cikd slurm`: a batch script that starts a stage on a SLURM cluster, and goes on with its run when started again."""
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from cikd_cli.config import SLURM, knob
+from cikd_cli.errors import CikdError
+from cikd_cli.numbering import check_name
+from cikd_cli.options import Request
+from cikd_cli.render import render
+
+RESTARTS = 3  # of the processes on several machines, after one was killed
+_WORD = r"^[\w.,:+@/=&|()*-]+$"  # what a line of sbatch takes without quotes
+_NOT_IN_A_JOB = {
+    "gpus": "--gpus-per-node says on how many GPUs",
+    "processes": "--gpus-per-node says on how many GPUs",
+    "resume": "--name with the name of that run goes on with it",
+    "dry_run": "try it outside of a job",
+}
+
+
+class SlurmOptions(BaseModel):
+    """What `cikd slurm` asks of the scheduler."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    nodes: int = knob(1, "Machines.", panel=SLURM, ge=1)
+    gpus_per_node: int = knob(1, "GPUs of each machine, a process each.", panel=SLURM, ge=1)
+    cpus_per_gpu: int = knob(8, "Cores for each GPU, to load images.", panel=SLURM, ge=1)
+    time: str = knob("24:00:00", "Limit of the job.", panel=SLURM, pattern=r"^[0-9:-]+$")
+    grace: int = knob(120, "Seconds before the limit at which the run is saved once more.", panel=SLURM, ge=1)
+    mem: str | None = knob(
+        None, "Memory of each machine, e.g. 64G; none: the cluster's default.", panel=SLURM, pattern=_WORD
+    )
+    partition: str | None = knob(None, "Partition.", panel=SLURM, pattern=_WORD)
+    account: str | None = knob(None, "Account that pays.", panel=SLURM, pattern=_WORD)
+    qos: str | None = knob(None, "Quality of service.", panel=SLURM, pattern=_WORD)
+    constraint: str | None = knob(None, "Features that the machines must have.", panel=SLURM, pattern=_WORD)
+
+
+def script(request: Request, flags: Mapping[str, Any], *, trains: bool) -> str:
+    """The batch script of a checked request; flags: those of SlurmOptions that were typed.
+
+    trains: whether it is one stage with a run of its own, as opposed to `cikd run`.
+
+    Raises:
+        CikdError: the request is not one that a job can start again and again.
+    """
+    asked = SlurmOptions(**flags)
+    given = request.options
+    for key, instead in _NOT_IN_A_JOB.items():
+        if getattr(given, key):
+            raise CikdError(f"--{key.replace('_', '-')} is not for a job", hint=instead)
+    if not trains and asked.nodes > 1:
+        raise CikdError("cikd run uses one machine", hint="--nodes 1, or a job for each stage")
+    if trains and given.name is None:
+        raise CikdError(
+            "A job goes on with its run when it is started again, and finds it by its name",
+            hint=f"cikd slurm {request.stage} --name NAME",
+        )
+    if request.several:
+        raise CikdError("A job has one run", hint=f"a job for each --{next(iter(request.several))}")
+    check_name(given.name)
+    words = ["-m", "cikd_cli", request.stage, *request.words]
+    if trains and not given.go_on:
+        words.append("--continue")
+    if asked.nodes == 1:
+        words += ["--gpus", str(asked.gpus_per_node)]
+    values = asked.model_dump() | {
+        "job": given.name or "cikd-run",
+        "cpus": asked.cpus_per_gpu * asked.gpus_per_node,
+        "made_by": shlex.join(["cikd", "slurm", request.stage, *request.words]),
+        "folder": shlex.quote(str(Path.cwd())),
+        "python": shlex.quote(sys.executable),
+        "words": shlex.join(words),
+        "restarts": RESTARTS,
+    }
+    return render("slurm.sh.j2", values)
