@@ -13,7 +13,9 @@ from cikd_cli.bench.timing import interleaved, matrix_peak, ratios
 from cikd_cli.config import AliConfig, FinetuneTeacherConfig, LmConfig
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.views import normalise
+from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.weights import HALF
+from cikd_cli.stages.contest import step_contest
 
 CPU = torch.device("cpu")
 TINY = {"teacher": "scratch", "teacher_width": 24, "teacher_depth": 3, "teacher_heads": 3, "teacher_patch": 8}
@@ -54,6 +56,18 @@ def tiny(tmp_path):
 def case(**values):
     both = STUDENT | {"drop_path": 0.0} | values
     return Case(AliConfig(lob=2, **both), LmConfig(**both), FinetuneTeacherConfig(**TINY), num_classes=7)
+
+
+def test_the_cached_step_never_asks_the_teacher(monkeypatch):
+    entrants = step_contest(case(precision="fp32", batch_size=4), "lm", CPU).entrants
+    asked = []
+    logits = FrozenTeacher.logits
+    monkeypatch.setattr(FrozenTeacher, "logits", lambda self, images: (asked.append(1), logits(self, images))[1])
+    entrants["cached"]()
+    entrants["cached"]()
+    assert asked == []
+    entrants["tool"]()
+    assert asked == [1]
 
 
 def batch(images=5):

@@ -110,8 +110,10 @@ def _with_full_cache(case: Case, training: Training, batch: Batch, device: torch
     assert isinstance(cached.method, LogitMimicking)
     with TemporaryDirectory() as folder:
         cache = TeacherCache(Path(folder), {}, images=len(batch.index), classes=case.num_classes)
-        cache.logits(teacher, normalise(batch.images, HALF, HALF), batch.index, cached.config.epochs)
+        known = (teacher, normalise(batch.images, HALF, HALF), batch.index, cached.config.epochs)
+        cache.logits(*known)
         cache.flush()
+        cache.logits(*known)
     cached.method.teacher, cached.method.cache = teacher, cache
     return cached
 
