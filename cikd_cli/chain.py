@@ -6,6 +6,7 @@ from typing import Any
 
 from cikd_cli.config import CurriculumConfig, StageConfig
 from cikd_cli.errors import CikdError
+from cikd_cli.inheritance import STUDENT_KNOBS
 from cikd_cli.knobs import suggestion
 from cikd_cli.options import Request, Resolved, flag_name
 from cikd_cli.recipes import SECTIONS, resolve
@@ -29,6 +30,7 @@ CURRICULUM_FLAGS = (
     "seed",
 )
 
+_SHARED_DATA = ("data", "fraction", "val", "split_seed", "image_size", "mean", "std")
 _RESUME_FLAGS = frozenset({"epochs"})
 RESUME_OPTIONS = frozenset(
     {
@@ -79,7 +81,7 @@ def resolve_curriculum(request: Request) -> Resolved:
         stages[name] = resolved.config
         sources |= {f"{name}.{key}": source for key, source in resolved.sources.items()}
         recipe = resolved.recipe
-    _refuse_different_data(stages)
+    _refuse_differences(stages)
     baseline = request.flags.get("baseline", False)
     sources["baseline"] = "flag" if "baseline" in request.flags else "default"
     return Resolved(CurriculumConfig.model_validate({**stages, "baseline": baseline}), sources, recipe)
@@ -117,9 +119,12 @@ def _share(texts: tuple[str, ...], command: str) -> tuple[str, ...]:
     return tuple(share)
 
 
-def _refuse_different_data(stages: Mapping[str, StageConfig]) -> None:
-    for key in ("data", "fraction", "val", "split_seed", "image_size", "mean", "std"):
-        values = {name: getattr(config, key) for name, config in stages.items()}
+def _refuse_differences(stages: Mapping[str, StageConfig]) -> None:
+    for key in (*_SHARED_DATA, *STUDENT_KNOBS):
+        values = {name: getattr(config, key) for name, config in stages.items() if key in type(config).model_fields}
         if len(set(values.values())) > 1:
             said = ", ".join(f"{name} {value}" for name, value in values.items())
-            raise CikdError(f"All stages of a curriculum share {key}, but: {said}", hint=f"set {key} under [common]")
+            raise CikdError(
+                f"All stages of a curriculum share {key}, but: {said}",
+                hint=f"--set {key}=VALUE is for all of them, and so is [common] in a recipe",
+            )

@@ -11,6 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from cikd_cli import __version__
 from cikd_cli.console import reporter, show_output
+from cikd_cli.errors import CikdError
 from cikd_cli.files import to_json
 from cikd_cli.sentences import sentences
 from cikd_cli.stages import RUNS_DIR_VARIABLE, STAGES, Stage
@@ -143,6 +144,8 @@ def show_runs(
     with sentences():
         from cikd_cli import lineage
 
+        if Path(runs_dir).is_file():
+            raise CikdError(f"{runs_dir} is a file, not a folder of runs", hint="cikd runs --runs-dir DIR")
         runs = lineage.all_runs(Path(runs_dir))
         for path, error in lineage.damaged_runs(Path(runs_dir)):
             reporter(quiet=False, as_json=as_json).warn(f"{path} is left out: {error.message}")

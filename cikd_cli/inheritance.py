@@ -24,7 +24,7 @@ _DATA_KNOBS = (
     "decode_size",
     "skip_unreadable",
 )
-_STUDENT_KNOBS = ("student", "student_width", "student_depth", "student_heads")
+STUDENT_KNOBS = ("student", "student_width", "student_depth", "student_heads")
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,9 @@ def inherit(request: Request) -> Inherited:
 def _for_ali(flags: Mapping[str, Any], runs_dir: Path) -> Inherited:
     """The teacher hands down data, image size and normalisation; other images may be named, labels are not read."""
     started = RunDir.open(flags["from_run"], stages=("ali", "lm")) if flags.get("from_run") else None
+    note = _how_found(flags)
     if started is not None and not flags.get("teacher") and not flags.get("data"):
-        teacher = started.parent("finetune-teacher")
+        teacher, note = started.parent("finetune-teacher"), f"  [the teacher of {started.path}]"
     else:
         teacher = _find_teacher(flags.get("teacher"), flags.get("data"), runs_dir)
     values = inherited_settings(teacher)
@@ -84,7 +85,7 @@ def _for_ali(flags: Mapping[str, Any], runs_dir: Path) -> Inherited:
     if flags.get("data") is not None and data_name(flags["data"]) != values["data"]:
         for key in ("data", "fraction", "val"):
             values.pop(key, None)
-    return Inherited(values, teacher, _how_found(flags))
+    return Inherited(values, teacher, note)
 
 
 def _for_lm(flags: Mapping[str, Any], runs_dir: Path) -> Inherited:
@@ -150,7 +151,7 @@ def inherited_settings(parent: RunDir) -> dict[str, Any]:
 def _student_settings(parent: RunDir) -> dict[str, Any]:
     """The knobs that describe the student of a run."""
     config = parent.config()
-    return {key: config[key] for key in _STUDENT_KNOBS if key in config}
+    return {key: config[key] for key in STUDENT_KNOBS if key in config}
 
 
 def _with_recipe_of(parent: RunDir | None, options: RunOptions) -> RunOptions:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from cikd_cli.errors import CikdError
-from cikd_cli.files import file_sha256, read_text
+from cikd_cli.files import file_sha256, is_file, read_text
 from cikd_cli.knobs import nearest, validate
 from cikd_cli.locks import holder
 from cikd_cli.recipes import SECTIONS, read_toml
@@ -152,7 +152,7 @@ def refuse_edited(path: Path, record: Mapping[str, Any]) -> None:
         if not sha256:
             continue
         file = path / name
-        if not file.is_file():
+        if not is_file(file):
             raise CikdError(f"{file} is missing", hint=_WHOLE)
         if file_sha256(file) not in sha256:
             hint = "put the original back; to change a setting, start a new run with a flag"

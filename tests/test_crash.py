@@ -330,10 +330,13 @@ def test_a_killed_process_frees_its_run_though_its_workers_live(tmp_path):
     run = make(tmp_path, done=False)
     ready = tmp_path / "ready"
 
+    def work():  # it writes itself: a worker that has not run yet still shares the lock
+        ready.write_text(json.dumps(os.getpid()))
+        time.sleep(60)
+
     def hold():
         with locks.hold(run.path):
-            worker = fork(lambda: time.sleep(60))
-            ready.write_text(json.dumps(worker))
+            fork(work)
             time.sleep(60)
 
     pid = fork(hold)

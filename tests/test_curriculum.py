@@ -2,12 +2,18 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from cikd_cli import chain
+from cikd_cli.config import LmConfig
 from cikd_cli.models.weights import load_model
+from cikd_cli.options import Request, RunOptions
+from cikd_cli.recipes import resolve
 from cikd_cli.runs import RunDir
+from cikd_cli.stages import curriculum
 
 TRAINED = {
     "run.json", "config.toml", "metrics.jsonl", "model.safetensors", "log.txt", "checkpoints/last.safetensors",
@@ -131,11 +137,38 @@ def test_run_does_everything_and_takes_up_what_is_missing(cikd, photos, recipe):
     assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*.safetensors")} == made
 
 
+def test_the_baseline_is_the_same_student_with_labels_only():
+    request = Request("run", {"baseline": True}, RunOptions())
+    config = chain.resolve_curriculum(request).config
+    runs = {"teacher": SimpleNamespace(path="runs/teacher-001")}
+    step = curriculum._step("baseline", config, runs, request)
+    baseline = resolve(LmConfig, "lm", step.flags | {"data": "digits"}, options=step.options).config.model_dump()
+    student = config.lm.model_dump()
+    differing = {key for key in student if student[key] != baseline[key]}
+    assert differing == {"epochs", "distill", "teacher"}
+    assert baseline["epochs"] == config.ali.epochs + config.lm.epochs
+
+
+@pytest.mark.parametrize("text", ["lm.student_width=16", "ali.student=vit_tiny"])
+def test_run_refuses_stages_that_would_make_different_students(cikd, photos, recipe, text):
+    assert "share student" in cikd("run", "--data", photos, "--recipe", recipe, "--set", text, code=2).output
+    assert not Path("runs").exists()
+
+
+def test_continue_refuses_settings_that_contradict_the_run_however_they_are_typed(cikd, teacher, recipe):
+    words = ("ali", "--teacher", teacher, "--recipe", recipe, "--epochs", "1", "--name", "x", "--continue")
+    cikd(*words)
+    assert "finished; taken as it is" in cikd(*words, "--set", "lr=2e-3").output
+    assert "begun with --lr 0.002, not 9" in cikd(*words, "--set", "lr=9", code=2).output
+    other = (*words[:3], "--recipe", "digits", *words[5:])
+    assert "begun with the recipe" in cikd(*other, code=2).output
+
+
 def test_run_notices_what_is_wrong_with_a_later_stage_before_the_first_one_trains(cikd, photos, recipe):
     words = ("run", "--data", photos, "--recipe", recipe)
     assert "outside 1..3" in cikd(*words, "--lob", "9", code=2).output
     assert "larger than the 30" in cikd(*words, "--set", "lm.batch_size=64", code=2).output
-    assert "do not divide" in cikd(*words, "--set", "ali.student_heads=3", code=2).output
+    assert "do not divide" in cikd(*words, "--set", "student_heads=3", code=2).output
     assert not Path("runs").exists()
 
 

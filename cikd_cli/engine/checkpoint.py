@@ -113,7 +113,7 @@ def check_checkpoints(run: RunDir) -> None:
 def _newest(run: RunDir) -> tuple[Path | None, bytes, dict[Path, str]]:
     """The newest whole checkpoint and its content, none if there is none yet; the damaged ones it is older than."""
     damaged: dict[Path, str] = {}
-    periodic = sorted(run.checkpoints.glob("epoch-*.safetensors"), reverse=True)
+    periodic = sorted(run.checkpoints.glob("epoch-*.safetensors"), key=lambda path: (len(path.name), path.name))[::-1]
     for path in (run.checkpoints / LAST, run.checkpoints / PREVIOUS, *periodic):
         try:
             content = path.read_bytes()

@@ -53,7 +53,8 @@ def fit(runs: Sequence[tuple[Training, RunDir]], world: World, reporter: Reporte
     with StopRequest() as stop, reporter.progress(steps, unit="steps") as bar:
         for batch in clock.waiting(first.loader.batches(step, steps)):
             epoch = step // per_epoch
-            world.moved()
+            if not first.compiling:  # which may take its time: nobody has moved yet
+                world.moved()
             terms = train_step(trainings, batch.to(world.device), world, step=step, epoch=epoch)
             world.moved()
             step += 1

@@ -50,7 +50,9 @@ def launch(
     Raises:
         CikdError: a process failed, or stood still, or was killed too often.
     """
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the sentence below says it shorter
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):  # the sentence below says it shorter
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // hardware.processes)))
     method = _start_method(worker.__module__)
     ranks.clear(run)
@@ -105,7 +107,7 @@ def stood_still(blamed: Sequence[int], run: Path, *, rank: int, stall: float) ->
     if blamed:
         many, named = len(blamed) > 1, ", ".join(map(str, blamed))
         said = f"Process{'es' * many} {named} {'have' if many else 'has'} not moved {since}, and the others wait"
-    hint = f"to go on:  --resume {run}, with --stall-after {2 * stall / 60:g}m if so long a pause is to be expected"
+    hint = f"to go on:  --resume {run}, with --stall-after {2 * stall:.0f}s if so long a pause is to be expected"
     return Told(blamed[0] if blamed else rank, said, hint)
 
 

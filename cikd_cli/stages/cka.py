@@ -42,7 +42,7 @@ def run(request: Request) -> dict[str, Any]:
     size = min(config.batch_size, len(images))
     used = len(images) // size * size if size else 0
     if used < config.images:
-        out.warn(f"{used:,} {images.split} images make full batches of {size}, not {config.images:,}")
+        out.line(f"{used:,} {images.split} images make full batches of {size}, not {config.images:,}")
     students = [open_subject(name) for name in request.runs]
     teacher.model.to(device)
     compared = [_compare(student, teacher, images, size, request.options.workers, device, out) for student in students]

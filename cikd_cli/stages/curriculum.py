@@ -9,6 +9,7 @@ from typing import Any
 from cikd_cli import chain
 from cikd_cli.config import CurriculumConfig
 from cikd_cli.console import Reporter, duration, reporter
+from cikd_cli.inheritance import STUDENT_KNOBS
 from cikd_cli.lineage import all_runs
 from cikd_cli.options import Request, RunOptions
 from cikd_cli.recipes import MAY_DIFFER, data_name
@@ -17,7 +18,6 @@ from cikd_cli.stages import STAGES, report
 from cikd_cli.stages.ahead import look_ahead
 
 ANALYSES = ("eval", "mad", "cka")
-STUDENT = ("student", "student_width", "student_depth", "student_heads", "drop_path")
 
 
 def run(request: Request) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def _step(name: str, config: CurriculumConfig, runs: dict[str, RunDir], request:
         return chain.stage_request(request, "ali", teacher=teacher)
     if name == "lm":
         return chain.stage_request(request, "lm", from_run=str(runs["ali"].path))
-    student = config.ali.model_dump(include=set(STUDENT), exclude_none=True)
+    student = config.ali.model_dump(include=set(STUDENT_KNOBS), exclude_none=True)
     epochs = config.ali.epochs + config.lm.epochs
     return chain.stage_request(request, "lm", teacher=teacher, distill=False, epochs=epochs, **student)
 
@@ -72,7 +72,7 @@ def _tag(name: str, config: CurriculumConfig, runs: dict[str, RunDir]) -> str:
     stage = {"teacher": config.finetune_teacher, "ali": config.ali, "lm": config.lm, "baseline": config.lm}[name]
     settings = stage.model_dump(mode="json", exclude=set(MAY_DIFFER)) | {"data": data_name(str(stage.data))}
     if name == "baseline":
-        settings |= config.ali.model_dump(include={"epochs", *STUDENT})
+        settings |= config.ali.model_dump(include={"epochs", *STUDENT_KNOBS})
     parents = {"ali": ("teacher",), "lm": ("ali",), "baseline": ("teacher",)}.get(name, ())
     settings["parents"] = [runs[parent].record["weights"]["sha256"] for parent in parents]
     return f"{name}/{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]}"

@@ -155,7 +155,7 @@ def _interrupted(runs: Sequence[RunDir]) -> CikdError:
     named = ", ".join(str(run.path) for run in runs)
     first, it, commands = runs[0], "it", f"  {resume_command(runs[0])}"
     if len(runs) > 1:
-        it, commands = "each", "".join(f"\n  {resume_command(run)}" for run in runs)
+        it, commands = "each", "  " + "  and  ".join(resume_command(run) for run in runs)
     if not any(first.checkpoints.glob("*.safetensors")):
         return CikdError(
             f"{named} stopped before anything could be saved.",

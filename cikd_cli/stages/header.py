@@ -86,10 +86,10 @@ def show(
 
 def _common_facts(jobs: Sequence[Job]) -> list[tuple[str, str]]:
     """The facts of jobs that go together; where they differ, one line each."""
-    facts = [
-        (rows[0][0], "\n".join(dict.fromkeys(text for _, text in rows)))
-        for rows in zip(*(job.facts for job in jobs), strict=True)
-    ]
+    facts = []
+    for rows in zip(*(job.facts for job in jobs), strict=True):
+        first, *others = dict.fromkeys(text for _, text in rows)
+        facts += [(rows[0][0], first), *(("", text) for text in others)]
     if len(jobs) > 1:
         facts.append(("together", f"{len(jobs)} students; each batch is loaded, and seen by the teacher, once for all"))
     return facts

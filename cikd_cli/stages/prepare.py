@@ -1,7 +1,7 @@
 """From a job to the engine's Training: networks on the device, images decoded, loader and scoring ready."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from cikd_cli.console import Reporter, duration
+from cikd_cli.data.batch import Batch
 from cikd_cli.data.decode import DecodedSplit
 from cikd_cli.data.device_loader import DeviceLoader, fits
 from cikd_cli.data.loader import TrainLoader, eval_batches
@@ -84,13 +85,20 @@ def _scorer(job: Job, world: World, precision: str) -> Callable[[VisionTransform
         hits = [0, 0]
         if len(decoded):
             logits, targets = predict(
-                model, batches, mean=spec.mean, std=spec.std, device=world.device, precision=precision
+                model, _telling(batches, world), mean=spec.mean, std=spec.std, device=world.device, precision=precision
             )
             hits = [topk_hits(logits, targets, k) for k in (1, 5)]
         top1, top5 = (100.0 * world.sum(torch.tensor(hits, device=world.device)) / len(split)).tolist()
         return {f"{name}_top1": top1, f"{name}_top5": top5}
 
     return score
+
+
+def _telling(batches: Iterable[Batch], world: World) -> Iterator[Batch]:
+    """The batches; each tells the other processes that this one has come further."""
+    for batch in batches:
+        world.moved()
+        yield batch
 
 
 def dry_run(jobs: Sequence[Job], trainings: Sequence[Training], hardware: Hardware, out: Reporter) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from cikd_cli.errors import EXIT_FAILED, CikdError
 from cikd_cli.knobs import validate
 from cikd_cli.lineage import all_runs
 from cikd_cli.options import Request, RunOptions, flag_name
-from cikd_cli.recipes import data_name
+from cikd_cli.recipes import data_name, typed_values
 from cikd_cli.runs import RunDir
 from cikd_cli.stages import header
 from cikd_cli.stages.execution import Begun, stored_config, train
@@ -56,7 +56,7 @@ def resume(
     if options.dry_run:
         return dry_run([job], [training], hardware, out)
     with run_dir.lock():
-        run_dir.update(status="running", weights=None, result=None)
+        run_dir.update(status="running", weights=None, result=None, message=None, finished=None)
         if epochs != config.epochs:
             run_dir.write_config(run_dir.config() | {"epochs": epochs})
     out.attach_log(run_dir.path / "log.txt")
@@ -110,7 +110,13 @@ def check_restarts(request: Request) -> None:
 def _check_same(run_dir: RunDir, request: Request, config_class: type[TrainingConfig]) -> None:
     """Refuse flags that contradict the config that the run was begun with; longer runs may differ in epochs."""
     stored = validate(config_class, run_dir.config(), command=run_dir.stage)
-    for key, typed in request.flags.items():
+    recipe, begun_with = request.options.recipe, run_dir.record.get("recipe")
+    if recipe not in (None, begun_with):
+        raise CikdError(
+            f"{run_dir.path} was begun with the recipe {begun_with}, not {recipe}",
+            hint="another --name begins another run; without --recipe this one goes on",
+        )
+    for key, typed in typed_values(config_class, run_dir.stage, request.flags, request.options).items():
         before = getattr(stored, key)
         if key == "epochs" or (key == "precision" and typed == "auto"):
             continue
