@@ -7,7 +7,7 @@ time, and collated as floats. The LM teacher is timm's network with its fused at
 here: torch, torchvision, and networks built by timm. Autocast keeps softmax and log in float32 on a GPU; on a CPU bf16
 stays bf16, and the maps are half as large.
 
-Terms: spec 1.4 and 1.6. Networks read a class token, without register or distillation tokens.
+Terms: docs/method.md. Networks read a class token, without register or distillation tokens.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -80,7 +80,7 @@ def block_loss(teacher: Relations, student: Relations) -> Tensor:
 
 
 def decoupled_kd(student: Tensor, teacher: Tensor, targets: Tensor, *, alpha: float = 4.0) -> Tensor:
-    """TCKD + alpha x NCKD at T = 1 (spec 1.6), the target taken out by subtracting 1000; logits (B, C)."""
+    """TCKD + alpha x NCKD at T = 1 (docs/method.md), the target taken out by subtracting 1000; logits (B, C)."""
     target = F.one_hot(targets, student.shape[1]).to(student.dtype)
     binary_student, binary_teacher = (
         torch.stack([(p * target).sum(1), (p * (1 - target)).sum(1)], dim=1)

@@ -56,7 +56,7 @@ class DataConfig(StageConfig):
 
 
 class TrainingConfig(DataConfig):
-    """What the three training stages have in common; defaults are the spec's first group of data sets."""
+    """What the three training stages have in common; defaults are the paper's for its small sets."""
 
     epochs: int = knob(300, "Passes over the training images.", panel=OPTIMISATION, ge=1)
     batch_size: int = knob(256, "Images a step, over all processes.", panel=OPTIMISATION, ge=1)
@@ -114,7 +114,7 @@ class StudentConfig(TrainingConfig):
 
 
 class FinetuneTeacherConfig(TrainingConfig):
-    """`cikd finetune-teacher`; defaults: spec 1.8, teacher fine-tuning."""
+    """`cikd finetune-teacher`; defaults: docs/method.md, teacher fine-tuning."""
 
     teacher: str = knob(
         "vit_base_patch16_224.dino",
@@ -139,7 +139,7 @@ class FinetuneTeacherConfig(TrainingConfig):
 
 
 class AliConfig(StudentConfig):
-    """`cikd ali`; defaults: spec 1.8, stage 1, first group."""
+    """`cikd ali`; defaults: docs/method.md, stage 1, first group."""
 
     lob: int | Literal["auto"] = knob(
         10,
@@ -172,7 +172,7 @@ class AliConfig(StudentConfig):
 
 
 class LmConfig(StudentConfig):
-    """`cikd lm`; defaults: spec 1.7 and 1.8, stage 2, first group."""
+    """`cikd lm`; defaults: docs/method.md, stage 2, first group."""
 
     from_run: str | None = knob(
         None, "ALI run whose student to start from; none: LM alone.", panel=MODELS, flag="--from"
@@ -219,7 +219,7 @@ class EvalConfig(StageConfig):
 
 
 class MadConfig(StageConfig):
-    """`cikd mad RUN...`; 128 images: spec 1.11."""
+    """`cikd mad RUN...`; 128 images: docs/method.md."""
 
     data: str | None = knob(None, "Data set or folder; none: the first run's own.", panel=DATA)
     data_root: str | None = knob(None, "Folder in which named data sets lie; none: the run's own.", panel=DATA)
@@ -231,7 +231,7 @@ class MadConfig(StageConfig):
 
 
 class CkaConfig(StageConfig):
-    """`cikd cka RUN...`; at least 1,024 images in batches of 128: spec 1.11."""
+    """`cikd cka RUN...`; at least 1,024 images in batches of 128: docs/method.md."""
 
     teacher: str | None = knob(None, "Model to compare with; none: the run's own teacher.", panel=MODELS)
     data: str | None = knob(None, "Data set or folder; none: the first run's own.", panel=DATA)

@@ -62,7 +62,7 @@ def ali_loss(pairs: Sequence[tuple[QKV, QKV]]) -> float:
 def decoupled_kd(
     student: Tensor, teacher: Tensor, targets: Tensor, *, temperature: float = 1.0, weighted: bool = False
 ) -> tuple[float, float]:
-    """(TCKD, NCKD) of spec 1.6: means over the images, without alpha and without T^2."""
+    """(TCKD, NCKD) of docs/method.md: means over the images, without alpha and without T^2."""
     tckd = nckd = 0.0
     for s, t, target in zip(student.double().tolist(), teacher.double().tolist(), targets.tolist(), strict=True):
         s_binary, s_others = _decouple([x / temperature for x in s], target)

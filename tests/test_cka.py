@@ -16,7 +16,7 @@ def features(n: int, width: int, seed: int) -> Tensor:
 
 
 def slow_hsic(x: Tensor, y: Tensor) -> float:
-    """HSIC1 of spec 1.11 by its sums over indices, from raw features, not centred."""
+    """HSIC1 of docs/method.md by its sums over indices, from raw features, not centred."""
     n = len(x)
     k = [[float(x[i].double() @ x[j].double()) if i != j else 0.0 for j in range(n)] for i in range(n)]
     m = [[float(y[i].double() @ y[j].double()) if i != j else 0.0 for j in range(n)] for i in range(n)]

@@ -1,4 +1,4 @@
-"""The learning rate of every moment, and which parameter gets which share of it and of weight decay (spec 1.8)."""
+"""The learning rate of every moment, and which parameter gets which share of both decays (docs/method.md)."""
 
 import math
 

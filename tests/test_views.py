@@ -117,7 +117,7 @@ def test_the_flip_is_a_mirror_and_happens_with_its_probability() -> None:
     assert np.array_equal(plain, views(PICTURE, row(flip=0.0), ViewLaw(20, flip=0.0), two=False)[0])
 
 
-# --- two views (spec 1.5, pitfall 10)
+# --- two views (docs/method.md)
 
 
 def test_the_teacher_sees_the_same_crop_and_flip_without_jitter() -> None:

@@ -1,4 +1,4 @@
-"""Students, teachers, positions and stochastic depth (spec 1.1)."""
+"""Students, teachers, positions and stochastic depth (docs/method.md)."""
 
 import math
 
@@ -13,7 +13,7 @@ from cikd_cli.models.drop_path import StochasticDepth, draw, use_draws
 from cikd_cli.models.teachers import create_scratch_teacher
 from cikd_cli.models.vit import head_counts, set_heads
 
-COUNTS = {  # spec 1.1: (name, classes) -> parameters with and without the position table
+COUNTS = {  # docs/method.md: (name, classes) -> parameters with and without the position table
     ("vit_tiny", 0): (5_524_416, 5_486_592),
     ("vit_tiny", 4): (5_525_188, 5_487_364),
     ("vit_tiny", 10): (5_526_346, 5_488_522),

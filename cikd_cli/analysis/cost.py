@@ -15,7 +15,7 @@ MOST_SECONDS = 3.0  # of measuring, on a slow or busy machine
 
 
 def parameters(model: nn.Module, *, trainable: bool = False) -> int:
-    """How many parameters there are; trainable: without a student's fixed position table (spec 1.1, both counts)."""
+    """How many parameters there are; trainable: without a student's fixed position table (docs/method.md)."""
     return sum(tensor.numel() for tensor in model.parameters() if tensor.requires_grad or not trainable)
 
 

@@ -22,7 +22,7 @@ _Rows = NDArray[np.float64]  # (B, COLUMNS)
 def batched_views(
     images: Tensor | Sequence[Tensor], rows: Tensor, law: ViewLaw, *, two: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The students' views and, if `two`, the teachers': `views` of each image, byte for byte (spec 1.5).
+    """The students' views and, if `two`, the teachers': `views` of each image, byte for byte (docs/method.md).
 
     images: (B, 3, H, W) RGB bytes, or B tensors (3, H, W) of any sizes, all on the device that makes the views
         (a CPU or CUDA).

@@ -105,7 +105,7 @@ def read_torchvision(name: str, known: TorchvisionSet, root: Path, *, download: 
 
 
 def read_cinic10(folder: Path) -> Contents:
-    """CINIC-10, train and test of 90,000 images each; its valid split stays unused (spec 1.9)."""
+    """CINIC-10, train and test of 90,000 images each; its valid split stays unused (docs/method.md)."""
     classes = class_names(folder / "train")
     train, test = (read_classes(folder / part, classes) for part in ("train", "test"))
     if not len(train) or not len(test):

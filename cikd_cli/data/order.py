@@ -20,7 +20,7 @@ class Steps:
     """The (epoch, index) pairs of each step in `span`, this process's slice of them; a batch sampler.
 
     The `rank`-th of `size` processes gets an equal, contiguous slice of every global batch. The last, short batch of
-    an epoch is dropped (spec 1.8). Raises CikdError when the batch is larger than the split or cannot be divided.
+    an epoch is dropped (docs/method.md). Raises CikdError when the batch is larger than the split or cannot be divided.
     """
 
     def __init__(self, seed: int, count: int, batch_size: int, rank: int, size: int) -> None:

@@ -74,7 +74,7 @@ def philox(seed: int, epoch: int, *, stream: int) -> np.random.Generator:
 
 
 def views(image: Image.Image, row: NDArray[np.float64], law: ViewLaw, *, two: bool) -> tuple[Pixels, Pixels | None]:
-    """The student's view and, if `two`, the teacher's: one crop and flip, jitter on the student's only (spec 1.5).
+    """The student's view and, if `two`, the teacher's: one crop and flip, jitter the student's only (docs/method.md).
 
     image: RGB.  row: (COLUMNS,) from `uniforms`.  Views are (image_size, image_size, 3) bytes.
     """
@@ -96,7 +96,7 @@ def views(image: Image.Image, row: NDArray[np.float64], law: ViewLaw, *, two: bo
 
 
 def evaluation_view(image: Image.Image, size: int) -> Pixels:
-    """The whole image resized to size x size, aspect ratio not kept, bicubic (spec 1.8): (size, size, 3)."""
+    """The whole image resized to size x size, aspect ratio not kept, bicubic (docs/method.md): (size, size, 3)."""
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
 
 

@@ -1,4 +1,4 @@
-"""AdamW with layer-wise decay, and the learning-rate schedule (spec 1.8)."""
+"""AdamW with layer-wise decay, and the learning-rate schedule (docs/method.md)."""
 
 import math
 import re
@@ -13,7 +13,7 @@ LABEL_NO_DECAY = ("cls_token", "pos_embed", "reg_token", "dist_token")
 
 
 def learning_rate(epoch: float, *, epochs: float, warmup: float, peak: float, floor: float = 0.0) -> float:
-    """Linear warm-up from 0, then a half cosine to `floor`, at the fractional epoch (spec 1.8)."""
+    """Linear warm-up from 0, then a half cosine to `floor`, at the fractional epoch (docs/method.md)."""
     if epoch < warmup:
         return peak * epoch / warmup
     if epochs <= warmup:

@@ -22,7 +22,7 @@ CHUNK_ON_GPU = 2**24
 
 
 def relation_kl(teacher: Pair, student: Pair) -> Tensor:
-    """KL(softmax(a b' / sqrt(d)) of the teacher || of the student), a scalar (spec 1.3, 1.4).
+    """KL(softmax(a b' / sqrt(d)) of the teacher || of the student), a scalar (docs/method.md).
 
     teacher, student: pairs (a, b) of (B, heads, tokens, head_dim); (q, k) for QK, (v, v) for VV. Each network has its
     own head_dim; heads are paired by index. Sum over keys; mean over batch, heads and query tokens. float32 inside.

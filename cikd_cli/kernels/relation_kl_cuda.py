@@ -41,7 +41,7 @@ def available() -> bool:
 
 
 def fused_relation_kl(teacher: tuple[Tensor, Tensor], student: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss, d loss / d student a, d loss / d student b) of relation_kl(teacher, student) (spec 1.3, 1.4).
+    """(loss, d loss / d student a, d loss / d student b) of relation_kl(teacher, student) (docs/method.md).
 
     teacher, student: pairs (a, b) of (B, heads, tokens, head_dim) with any strides; float32, bf16 or fp16; (v, v) for
     VV, whose gradient is the sum of the two. The loss is a float32 scalar. The gradients are contiguous and of the

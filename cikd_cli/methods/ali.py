@@ -106,7 +106,7 @@ def learning_objective_block(lob: int | str, *, images: int, depth: int) -> int:
 
 
 def freeze_untapped(student: VisionTransformer, last: int) -> None:
-    """Mark what gets no gradient in ALI: everything behind the qkv projection of block `last` (spec 1.2)."""
+    """Mark what gets no gradient in ALI: everything behind the qkv projection of block `last` (docs/method.md)."""
     for number, block in enumerate(student.blocks, start=1):
         if number < last:
             continue

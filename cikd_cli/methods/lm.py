@@ -55,7 +55,7 @@ class LogitMimicking(nn.Module):
         }
 
     def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        """{"ce", "tckd", "nckd"}: scalars; their sum is the objective of spec 1.7."""
+        """{"ce", "tckd", "nckd"}: scalars; their sum is the objective of docs/method.md."""
         images = normalise(batch.images, self.mean, self.std)
         weight = warmup_weight(epoch, self.kd_warmup_epochs)
         # no teacher in the first epoch, which distils nothing; else it comes before the student, so that what it needs
@@ -79,7 +79,7 @@ class LogitMimicking(nn.Module):
 
 
 def warmup_weight(epoch: int, warmup_epochs: int) -> float:
-    """g(epoch) = min(epoch / warmup, 1) for an integer epoch from 0 (spec 1.7; released code, after DKD)."""
+    """g(epoch) = min(epoch / warmup, 1) for an integer epoch from 0 (docs/method.md; released code, after DKD)."""
     return min(epoch / warmup_epochs, 1.0) if warmup_epochs else 1.0
 
 

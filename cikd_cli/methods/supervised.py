@@ -45,5 +45,5 @@ class Supervised(nn.Module):
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, *, smoothing: float) -> Tensor:
-    """CE with label smoothing over all classes, float32 (spec 1.7); logits (B, C), targets (B,)."""
+    """CE with label smoothing over all classes, float32 (docs/method.md); logits (B, C), targets (B,)."""
     return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)

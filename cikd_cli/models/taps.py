@@ -1,4 +1,4 @@
-"""Queries, keys and values of chosen blocks of a stock timm ViT (spec 1.2)."""
+"""Queries, keys and values of chosen blocks of a stock timm ViT (docs/method.md)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

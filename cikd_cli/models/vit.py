@@ -1,4 +1,4 @@
-"""The student, as timm's own VisionTransformer: heads by block, fixed positions, constant drop path (spec 1.1)."""
+"""The student, as timm's own VisionTransformer: heads by block, fixed positions, constant drop path: docs/method.md."""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Size:
     heads: int
 
 
-STUDENTS = {  # spec 1.1; vit_pico is ours, for sets of about a thousand images
+STUDENTS = {  # docs/method.md; vit_pico is ours, for sets of about a thousand images
     "vit_tiny": Size(192, 12, 6),
     "vit_small": Size(384, 12, 6),
     "vit_pico": Size(96, 12, 6),
@@ -40,7 +40,7 @@ def create_student(
     heads: int | None = None,
     drop_path: float = 0.1,
 ) -> VisionTransformer:
-    """A student with `end_heads` heads (the teacher's) in its first and last block, initialised as in spec 1.1.
+    """A student with `end_heads` heads (the teacher's) in its first and last block, initialised as in docs/method.md.
 
     name: a key of STUDENTS, or "custom" with `width`, `depth` and `heads` (of the middle blocks).
     num_classes: 0 for no classifier.
@@ -70,7 +70,7 @@ def create_student(
 
 
 def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
-    """Fixed 2-D sin-cos table, (1 + rows * cols, width) float32, class row zero (spec 1.1).
+    """Fixed 2-D sin-cos table, (1 + rows * cols, width) float32, class row zero (docs/method.md).
 
     The first half of the channels encodes the column, the second the row; within each half sines come before cosines.
     """
@@ -89,7 +89,7 @@ def head_counts(vit: VisionTransformer) -> tuple[int, ...]:
 
 
 def set_heads(vit: VisionTransformer, counts: list[int]) -> None:
-    """Give each block its number of heads: number, width and scale, which timm keeps apart (spec 7.6)."""
+    """Give each block its number of heads: number, width and scale, which timm keeps apart (docs/method.md)."""
     for block, heads in zip(vit.blocks, counts, strict=True):
         head_dim = vit.embed_dim // heads
         block.attn.num_heads, block.attn.head_dim, block.attn.scale = heads, head_dim, head_dim**-0.5

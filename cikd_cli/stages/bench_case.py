@@ -15,7 +15,7 @@ from cikd_cli.recipes import SECTIONS, resolve
 STAGES = ("ali", "lm", "finetune-teacher")
 Training = TypeVar("Training", bound=TrainingConfig)
 
-# Training images of the named sets (spec 1.9; MNIST's and the digits' own): sizes are wanted before any download.
+# Training images of the named sets (docs/method.md; MNIST's and the digits' own): sizes are wanted before any download.
 TRAIN_IMAGES = {
     "digits": 1_437,
     "mnist": 60_000,

@@ -77,7 +77,7 @@ def build(config: FinetuneTeacherConfig, device: torch.device) -> Job:
 
 
 def _new_classifier(model: VisionTransformer) -> None:
-    """Every head (a distilled DeiT has two) starts near zero: weights trunc-normal 3e-5 (spec 1.8), biases 0."""
+    """Every head (a distilled DeiT has two) starts near zero: weights trunc-normal 3e-5 (docs/method.md), biases 0."""
     for name, parameter in model.named_parameters():
         if name.startswith("head"):
             torch.nn.init.trunc_normal_(parameter, std=3e-5) if parameter.ndim > 1 else torch.nn.init.zeros_(parameter)

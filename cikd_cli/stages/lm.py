@@ -102,7 +102,7 @@ def _student(
         return student, spec, []
     run = RunDir.open(config.from_run, stages=("ali", "lm"))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)  # for the head, which is new (spec 1.10, row 22)
+        torch.manual_seed(config.seed)  # for the head, which is new (docs/method.md)
         student, spec = load_trunk(run, classes=classes, drop_path=config.drop_path)
     return student, spec, [run]
 

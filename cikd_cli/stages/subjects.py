@@ -63,7 +63,7 @@ class Images:
         return len(self.decoded)
 
     def batches(self, image_size: int, batch_size: int, workers: int | None) -> Iterator[Batch]:
-        """Evaluation views (spec 1.8), in order; the last batch may be short."""
+        """Evaluation views (docs/method.md), in order; the last batch may be short."""
         if workers is None:
             workers = auto_workers(self.decoded, image_size, batch_size=batch_size)
         return eval_batches(self.decoded, image_size, batch_size=batch_size, workers=workers)
