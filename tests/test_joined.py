@@ -15,6 +15,7 @@ from torch.distributed import run as torchrun
 
 import cikd_cli
 from cikd_cli.engine import fit
+from cikd_cli.engine.checkpoint import read_about
 from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED
 from cikd_cli.models.weights import load_model
 from cikd_cli.runs import RunDir
@@ -49,6 +50,28 @@ def stop_in(epoch):
         fit._close_epoch = closed
 
     return before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_one_process_saves_the_step_under_way(cikd, teacher, recipe, tmp_path, number):
+    words = (*words_for("ali", teacher, recipe, "mine", epochs=1), "--batch-size", 4)  # 7 steps
+
+    def signal_in_step_2(rank):
+        step = fit.train_step
+
+        def stepped(trainings, batch, world, **where):
+            if where["step"] > 3 and number == signal.SIGUSR1:
+                os.kill(os.getpid(), signal.SIGKILL)  # what is saved after SIGUSR1 is what is found then
+            if rank == 1 and where["step"] == 2:
+                os.kill(os.getpid(), number)
+            return step(trainings, batch, world, **where)
+
+        fit.train_step = stepped
+
+    _, said = share(words, 2, tmp_path, before=signal_in_step_2)
+    last = Path("runs/mine/checkpoints/last.safetensors")
+    assert last.exists(), said
+    assert read_about(last.read_bytes()).progress.step == 3
 
 
 @pytest.mark.parametrize("stage", ["ali", "lm"])

@@ -42,10 +42,10 @@ class World:
         return self.sum(values) / self.size if self.size > 1 else values
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """For each flag whether any process raises it; all of them learn the same answer."""
+        """For each flag whether any process raises it; all of them learn the same answer, and no GPU is waited for."""
         if self.size == 1:
             return flags
-        votes = torch.tensor([float(flag) for flag in flags], device=self.device)
+        votes = torch.tensor([float(flag) for flag in flags])  # on the CPU, whatever the device
         dist.all_reduce(votes)
         return tuple(bool(vote > 0) for vote in votes)
 

@@ -16,8 +16,6 @@ from cikd_cli.engine.totals import Totals, check_weights
 from cikd_cli.errors import EXIT_FAILED, CikdError
 from cikd_cli.runs import RunDir
 
-VOTE_EVERY = 10  # steps between the votes of several processes on stopping; one process looks at every step
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -74,9 +72,8 @@ def fit(runs: Sequence[tuple[Training, RunDir]], world: World, reporter: Reporte
                 world.moved()
             if done or bar_timer.due():
                 bar.update(step, _describe(going, terms, epoch + 1, clock))
-            votes = world.size == 1 or epoch_done or step % VOTE_EVERY == 0
-            due = votes and world.first and save_timer.due(epoch + 1 if epoch_done else None)
-            stopping, saving = world.any(stop.asked, stop.save_asked() or due) if votes else (False, False)
+            due = world.first and save_timer.due(epoch + 1 if epoch_done else None)
+            stopping, saving = world.any(stop.asked, stop.save_asked() or due)
             keep = epoch_done and first.config.keep_every and (epoch + 1) % first.config.keep_every == 0
             if stopping or saving or keep or done:
                 _check(going, epoch, weights=True)

@@ -96,7 +96,7 @@ def start_group(device: torch.device, store: Store, *, rank: int, size: int) -> 
     """Let this process and its peers find each other."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"  # by the device of what is sent
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
 
 
