@@ -4,21 +4,24 @@ These make loss and gradients together in the forward pass, in chunks of a few m
 that of every map only a part exists, for a moment; backward multiplies by the incoming scalar.
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 from torch.autograd.function import FunctionCtx
 
 from cikd_cli.errors import CikdError
 
 Pair = tuple[Tensor, Tensor]  # (q, k) or (v, v), each (B, heads, tokens, head_dim)
 
-# Elements of the maps at a time: on a CPU 1 MiB, which stays in the second-level caches (with two threads 2**17 took up
-# to 1.4 times as long, 2**19 1.05); on a GPU 64 MiB.
-CHUNK = {"cpu": 2**18}
+# Elements of a map at a time: on a CPU 2 MiB, of which each of two threads has half in its second-level cache; on a GPU
+# 64 MiB.
+CHUNK = {"cpu": 2**19}
 CHUNK_ON_GPU = 2**24
+LARGE = 40.0  # of a logit: up to here its exponential, and quotients of sums of them, stay within float32
 
 
 def relation_kl(teacher: Pair, student: Pair) -> Tensor:
@@ -90,7 +93,8 @@ class _RelationKL(torch.autograd.Function):
 def _chunked(teacher: Pair, student: Pair, *, gradients: bool) -> tuple[Tensor, ...]:
     """The loss and, if wanted, its gradients in the student's a and b, from a few heads or images at a time.
 
-    With logits t and s, KL = sum_j p_j (t_j - s_j) - lse(t) + lse(s), and d KL / d s = softmax(s) - p.
+    With logits t and s, x = exp(t), y = exp(s) and their sums X and Y over a row,
+    KL = sum_j x_j (t_j - s_j) / X + log(Y / X), and Y dKL/ds = y - x Y / X; 1 / Y is applied behind the products.
     """
     images, heads, tokens, width = student[0].shape
     rows = images * heads * tokens
@@ -98,19 +102,25 @@ def _chunked(teacher: Pair, student: Pair, *, gradients: bool) -> tuple[Tensor, 
     # an entry is about 1e-7 at a batch of 256: too small for fp16 before the loss is scaled
     exact = torch.float32 if student[0].dtype == torch.float16 else student[0].dtype
     of_a, of_b = (torch.empty_like(x, dtype=exact) if gradients else None for x in student)
-    most = CHUNK.get(student[0].device.type, CHUNK_ON_GPU) // (tokens * tokens)
-    for part in _parts(images, heads, most=max(1, most)):
+    most = max(1, CHUNK.get(student[0].device.type, CHUNK_ON_GPU) // (tokens * tokens))
+    maps = _wide(student[0][:0]).new_empty(3, min(most, images * heads), tokens, tokens)  # for all chunks
+    large = _may_be_large(*teacher) or _may_be_large(*student)
+    for part in _parts(images, heads, most=most):
         a, b = (_wide(x[part]).flatten(0, 1) for x in student)
-        t = _logits(*(_wide(x[part]).flatten(0, 1) for x in teacher))
-        s = _logits(a, b)
-        p, r = t.softmax(dim=-1), s.softmax(dim=-1)
-        normalisers = p.amax(dim=-1).log_() - r.amax(dim=-1).log_()  # lse(s) - lse(t): the largest logit is 0
-        total += t.sub_(s).mul_(p).sum(dim=-1).add_(normalisers).sum(dtype=torch.float64)
+        x, y, difference = maps[:, : len(a)]
+        _logits(*(_wide(z[part]).flatten(0, 1) for z in teacher), large=large, out=x)
+        _logits(a, b, large=large, out=y)
+        torch.sub(x, y, out=difference)
+        sum_x, sum_y = (z.exp_().sum(dim=-1, keepdim=True) for z in (x, y))
+        ratio = sum_y / sum_x
+        of_rows = difference.mul_(x).sum(dim=-1, keepdim=True).div_(sum_x).add_(ratio.log())
+        total += of_rows.sum(dtype=torch.float64)
         if of_a is not None and of_b is not None:
-            difference, scale = r.sub_(p), width**-0.5 / rows
-            of_a[part] = torch.bmm(difference, b).mul_(scale).view_as(of_a[part])
-            of_b[part] = torch.bmm(difference.transpose(1, 2), a).mul_(scale).view_as(of_b[part])
-    loss = (total / rows).to(_wide(student[0][:0]).dtype)
+            y.addcmul_(x, ratio, value=-1)
+            scale = width**-0.5 / rows / sum_y
+            of_a[part] = torch.bmm(y, b).mul_(scale).view_as(of_a[part])
+            of_b[part] = torch.bmm(y.transpose(1, 2), a * scale).view_as(of_b[part])
+    loss = (total / rows).to(maps.dtype)
     return (loss,) if of_a is None or of_b is None else (loss, of_a, of_b)
 
 
@@ -122,10 +132,19 @@ def _parts(images: int, heads: int, *, most: int) -> Iterator[tuple[slice, slice
             yield slice(image, image + few), slice(head, head + some)
 
 
-def _logits(a: Tensor, b: Tensor) -> Tensor:
-    """(maps, tokens, tokens), the largest of each row 0; scaled before the product, so that fp16 cannot overflow."""
-    logits = torch.bmm(a * a.shape[-1] ** -0.5, b.transpose(1, 2))
-    return logits.sub_(logits.amax(dim=-1, keepdim=True))
+def _may_be_large(a: Tensor, b: Tensor) -> bool:
+    """Whether a logit may leave -LARGE...LARGE, by Cauchy-Schwarz; a GPU is not waited for: there it may."""
+    if a.device.type != "cpu" or is_fake(a):
+        return True
+    lengths = (torch.linalg.vector_norm(x, dim=-1).amax() for x in (a, b))
+    return not math.prod(float(length) for length in lengths) * a.shape[-1] ** -0.5 < LARGE
+
+
+def _logits(a: Tensor, b: Tensor, *, large: bool, out: Tensor) -> None:
+    """(maps, tokens, tokens); if they may be large, the largest of each row becomes 0."""
+    torch.baddbmm(out, a, b.transpose(1, 2), beta=0, alpha=a.shape[-1] ** -0.5, out=out)
+    if large:
+        out.sub_(out.amax(dim=-1, keepdim=True))
 
 
 def _log_relations(a: Tensor, b: Tensor) -> Tensor:
