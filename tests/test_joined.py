@@ -17,8 +17,10 @@ import cikd_cli
 from cikd_cli.engine import fit
 from cikd_cli.engine.checkpoint import read_about
 from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED
+from cikd_cli.methods.lm import LogitMimicking
 from cikd_cli.models.weights import load_model
 from cikd_cli.runs import RunDir
+from cikd_cli.stages import prepare
 
 
 def words_for(stage, teacher, recipe, name, epochs=4):
@@ -137,6 +139,21 @@ def test_wrong_input_is_told_once(cikd, teacher, recipe, tmp_path):
     assert not Path("runs/mine").exists()
 
 
+def test_more_processes_than_gpus_are_told_of_by_the_first_that_has_none(cikd, teacher, recipe, tmp_path):
+    def have_one_gpu(_):
+        torch.cuda.device_count = lambda: 1
+
+    pids = start(("ali", "--teacher", teacher, "--recipe", recipe), 3, tmp_path, before=have_one_gpu)
+    assert [ended(pid) for pid in pids[1:]] == [2, 2]
+    os.kill(pids[0], signal.SIGKILL)  # as torchrun would
+    ended(pids[0])
+    said = [(tmp_path / f"said-{rank}.txt").read_text() for rank in range(3)]
+    assert "torchrun has started 3 processes on " in said[1]
+    assert "which has 1 GPU.\n" in said[1]
+    assert "hint: torchrun --nproc-per-node 1" in said[1]
+    assert [said[0], said[2]] == ["", ""]
+
+
 def test_a_dry_run_of_several_processes_writes_nothing(cikd, teacher, recipe, tmp_path):
     codes, said = share((*words_for("ali", teacher, recipe, "mine"), "--dry-run"), 2, tmp_path)
     assert codes == [0, 0], said
@@ -169,6 +186,48 @@ def slow(rank):
         close(*given)
 
     fit._close_epoch = closed
+
+
+def test_compiling_and_scoring_may_take_longer_than_processes_may_stand_still(cikd, teacher, recipe, tmp_path):
+    def take_time(_):
+        step, batches = fit.train_step, prepare.eval_batches
+
+        def slow_first_step(trainings, batch, world, **where):
+            if where["step"] == 0:
+                time.sleep(3)
+            return step(trainings, batch, world, **where)
+
+        def slow_batches(decoded, image_size, **_):
+            for batch in batches(decoded, image_size, batch_size=1):  # 6 for each process
+                time.sleep(0.5)
+                yield batch
+
+        prepare.compile_blocks = lambda *_: None  # no compiler is needed to wait
+        fit.train_step, prepare.eval_batches = slow_first_step, slow_batches
+
+    words = (*words_for("lm", teacher, recipe, "mine", epochs=1), "--stall-after", "2s")
+    codes, said = share((*words, "--compile"), 2, tmp_path, before=take_time)
+    assert codes == [0, 0], said
+    assert RunDir.open("runs/mine").metrics()[-1]["test_top1"] >= 0
+
+
+def test_a_step_that_takes_longer_than_processes_may_stand_still_ends_them(cikd, teacher, recipe, tmp_path):
+    def hang(rank):
+        forward = LogitMimicking.forward
+
+        def slow(method, batch, epoch):
+            if rank == 1 and hang.calls == 1:
+                time.sleep(60)
+            hang.calls += 1
+            return forward(method, batch, epoch)
+
+        hang.calls = 0
+        LogitMimicking.forward = slow
+
+    words = (*words_for("lm", teacher, recipe, "mine", epochs=1), "--stall-after", "2s")
+    codes, said = share(words, 2, tmp_path, before=hang)
+    assert codes == [EXIT_FAILED] * 2
+    assert sum("Process 1 has not moved for 2.0 s, and the others wait." in text for text in said) == 1, said
 
 
 def test_two_agents_of_torchrun_that_meet_on_loopback_train_one_run(cikd, teacher, recipe, tmp_path):

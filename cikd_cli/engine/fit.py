@@ -1,7 +1,7 @@
 """The one training loop, for every training stage, on one or many processes, for one run or several together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -51,9 +51,8 @@ def fit(runs: Sequence[tuple[Training, RunDir]], world: World, reporter: Reporte
     with StopRequest() as stop, reporter.progress(steps, unit="steps") as bar:
         for batch in clock.waiting(first.loader.batches(step, steps)):
             epoch = step // per_epoch
-            if not first.compiling:  # which may take its time: nobody has moved yet
-                world.moved()
-            terms = train_step(trainings, batch.to(world.device), world, step=step, epoch=epoch)
+            on = replace(world, moved=lambda: None) if first.compiling else world  # compiling may take its time
+            terms = train_step(trainings, batch.to(world.device), on, step=step, epoch=epoch)
             world.moved()
             step += 1
             for one, its in zip(going, terms, strict=True):

@@ -7,6 +7,7 @@ launcher's processes share, which run it is; and all learn the first error that 
 import json
 import os
 import secrets
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -190,8 +191,13 @@ def _device(options: RunOptions) -> torch.device:
     if options.gpus == "cpu" or there == 0:
         return torch.device("cpu")
     if number >= there:
-        raise CikdError(
-            f"Process {elastic.rank()} is number {number} on its machine, which has {there} GPUs",
+        lack = CikdError(
+            f"torchrun has started {os.environ['LOCAL_WORLD_SIZE']} processes on {socket.gethostname()}, which has "
+            f"{there} GPU{'s' * (there != 1)}",
             hint=f"torchrun --nproc-per-node {there}",
         )
+        if number == there:  # one on each such machine speaks; process 0 has its GPU, and would not
+            show_error(lack)
+        lack.shown = True
+        raise lack
     return torch.device("cuda", number)

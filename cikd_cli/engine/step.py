@@ -77,7 +77,7 @@ def train_step(
             use_draws(training.model, drawn[number])
             if isinstance(training.method, DistributedDataParallel):
                 training.method.require_backward_grad_sync = number == len(parts) - 1
-            for name, term in _backward(training, part, share=share, epoch=epoch).items():
+            for name, term in _backward(training, part, world, share=share, epoch=epoch).items():
                 mean[name] = mean[name] + term if name in mean else term
     for training in trainings:
         _update(training)
@@ -102,10 +102,12 @@ def _begin(training: Training, batch: Batch, world: World, *, step: int, parts: 
     return draws.chunk(parts, dim=1)
 
 
-def _backward(training: Training, part: Batch, *, share: float, epoch: int) -> dict[str, Tensor]:
+def _backward(training: Training, part: Batch, world: World, *, share: float, epoch: int) -> dict[str, Tensor]:
     """Gradients of one micro-batch, which is `share` of the batch; its share of the terms."""
+    world.moved()
     with autocast(training.precision, part.images.device):
         terms = training.method(part, epoch)
+    world.moved()  # on to where processes wait for each other
     training.scaler.scale(sum(terms.values()) * share).backward()
     return {name: term.detach() * share for name, term in terms.items()}
 
