@@ -42,7 +42,8 @@ class RunOptions(BaseModel):
     workers: int | None = knob(None, "Processes that load images; none: by the machine.", panel=HARDWARE, ge=0)
     views: Literal["auto", "cpu", "device"] = knob(
         "auto",
-        "Where views are made; auto: on a GPU that has room for the images, else image by image.",
+        "cpu: image by image; device: a batch at a time, where the networks are; auto: the latter on a GPU that has "
+        "room for the images, and of small images.",
         panel=HARDWARE,
     )
     runs_dir: str = knob("runs", "Folder in which runs lie.", panel=RUN)

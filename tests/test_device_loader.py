@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from cikd_cli.data.decode import DecodedSplit
-from cikd_cli.data.device_loader import DeviceLoader, fits
+from cikd_cli.data.device_loader import DeviceLoader, pays
 from cikd_cli.data.loader import TrainLoader
 from cikd_cli.data.splits import Split
 from cikd_cli.data.views import ViewLaw
@@ -92,8 +92,16 @@ def test_a_batch_larger_than_the_split_is_refused(arrays):
 @pytest.mark.parametrize(("free", "answer"), [(10**9, True), (5000, False)])
 def test_images_stay_on_a_gpu_only_where_it_has_room(arrays, free, answer, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, free))
-    assert fits(arrays, torch.device("cuda")) is answer
-    assert not fits(arrays, CPU)
+    assert pays(arrays, torch.device("cuda"), 224) is answer
+
+
+def test_on_a_cpu_small_views_of_small_images_are_made_a_batch_at_a_time(arrays, photographs):
+    large = DecodedSplit(Split(np.zeros((2, 33, 33, 3), dtype=np.uint8), np.zeros(2, dtype=np.int64)))
+    assert pays(arrays, CPU, 32)
+    assert pays(photographs, CPU, 32)
+    assert not pays(arrays, CPU, 40)
+    assert not pays(large, CPU, 32)
+    assert not pays(DecodedSplit(photographs.split, limit_mb=0), CPU, 32)
 
 
 def test_where_views_are_made_does_not_change_the_weights(cikd, teacher, recipe):

@@ -14,12 +14,17 @@ from cikd_cli.data.order import Steps
 from cikd_cli.data.views import ViewLaw, uniforms, view_epoch
 
 SHARE = 0.25  # of a GPU's free memory that decoded images may take without being asked
+SMALL = 32  # pixels; up to here a CPU makes a batch of views 0.9 to 2.9 times as fast as image by image
 
 
-def fits(decoded: DecodedSplit, device: torch.device) -> bool:
-    """Whether the decoded images may stay on a GPU beside the networks and what they compute."""
-    if device.type != "cuda" or not decoded.in_memory:
+def pays(decoded: DecodedSplit, device: torch.device, image_size: int) -> bool:
+    """Whether views are better made a batch at a time: on a GPU if the images fit beside the networks and what they
+    compute, on a CPU if they are small.
+    """
+    if not decoded.in_memory:
         return False
+    if device.type == "cpu":
+        return image_size <= SMALL and decoded.nbytes <= len(decoded) * 3 * SMALL**2
     free, _ = torch.cuda.mem_get_info(device)
     return decoded.nbytes <= SHARE * free
 

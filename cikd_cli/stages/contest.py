@@ -64,7 +64,7 @@ def relation_contest(case: Case, device: torch.device) -> Contest:
 def views_contest(case: Case, stage: Stage, device: torch.device) -> Contest:
     """One batch of views in one process: floats, as the reference feeds them, against the bytes that a step takes.
 
-    The tool makes them where a run would: on a GPU with room for the images there, else image by image.
+    The tool makes them as a run would: a batch at a time on a GPU, or of small images, else image by image.
     """
     rival, config = load_reference(), case.stage(stage)
     view = rival.AliViews(config.image_size) if stage == "ali" else rival.LmViews(config.image_size)

@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from cikd_cli.console import Reporter, duration
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.decode import DecodedSplit
-from cikd_cli.data.device_loader import DeviceLoader, fits
+from cikd_cli.data.device_loader import DeviceLoader, pays
 from cikd_cli.data.loader import TrainLoader, eval_batches
 from cikd_cli.engine.compilation import compile_blocks, worth_compiling
 from cikd_cli.engine.distributed import Hardware, World
@@ -51,7 +51,7 @@ def _training(job: Job, loader: TrainLoader | DeviceLoader, world: World) -> Tra
 
 
 def _loader(job: Job, decoded: DecodedSplit, world: World, options: RunOptions) -> TrainLoader | DeviceLoader:
-    """Views made where --views says; by itself on a GPU with room for the images, else image by image."""
+    """Views made where --views says; by itself a batch at a time where that pays and no workers are asked for."""
     config = job.config
     shape: dict[str, Any] = {
         "batch_size": config.batch_size,
@@ -61,7 +61,8 @@ def _loader(job: Job, decoded: DecodedSplit, world: World, options: RunOptions) 
         "rank": world.rank,
         "size": world.size,
     }
-    if options.views == "device" or (options.views == "auto" and fits(decoded, world.device)):
+    alone = options.views == "auto" and not options.workers
+    if options.views == "device" or (alone and pays(decoded, world.device, config.image_size)):
         return DeviceLoader(decoded, view_law(config), device=world.device, **shape)
     return TrainLoader(decoded, view_law(config), workers=options.workers, machines=world.machines, **shape)
 
