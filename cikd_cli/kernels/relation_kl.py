@@ -4,9 +4,6 @@ These make loss and gradients together in the forward pass, in chunks of a few m
 that of every map only a part exists, for a moment; backward multiplies by the incoming scalar.
 """
 
-import math
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -101,43 +98,46 @@ def _chunked(teacher: Pair, student: Pair, *, gradients: bool) -> tuple[Tensor, 
     total = torch.zeros((), dtype=torch.float64, device=student[0].device)
     # an entry is about 1e-7 at a batch of 256: too small for fp16 before the loss is scaled
     exact = torch.float32 if student[0].dtype == torch.float16 else student[0].dtype
-    of_a, of_b = (torch.empty_like(x, dtype=exact) if gradients else None for x in student)
+    made = tuple(x.new_empty(x.shape, dtype=exact) for x in student) if gradients else ()
     most = max(1, CHUNK.get(student[0].device.type, CHUNK_ON_GPU) // (tokens * tokens))
-    maps = _wide(student[0][:0]).new_empty(3, min(most, images * heads), tokens, tokens)  # for all chunks
+    maps = _wide(student[0][:0]).new_empty(3, min(most, images * heads), tokens, tokens)  # for all parts
     large = _may_be_large(*teacher) or _may_be_large(*student)
-    for part in _parts(images, heads, most=most):
-        a, b = (_wide(x[part]).flatten(0, 1) for x in student)
+    values = teacher[0] is teacher[1] and student[0] is student[1]  # VV: each of its tensors is looked at once
+    for c, d, a, b, *of in zip(*(_parts(x, most) for x in (*teacher, *student, *made)), strict=True):
+        c, a = _wide(c), _wide(a)
+        d, b = (c, a) if values else (_wide(d), _wide(b))
         x, y, difference = maps[:, : len(a)]
-        _logits(*(_wide(z[part]).flatten(0, 1) for z in teacher), large=large, out=x)
+        _logits(c, d, large=large, out=x)
         _logits(a, b, large=large, out=y)
         torch.sub(x, y, out=difference)
         sum_x, sum_y = (z.exp_().sum(dim=-1, keepdim=True) for z in (x, y))
         ratio = sum_y / sum_x
         of_rows = difference.mul_(x).sum(dim=-1, keepdim=True).div_(sum_x).add_(ratio.log())
         total += of_rows.sum(dtype=torch.float64)
-        if of_a is not None and of_b is not None:
+        if of:
             y.addcmul_(x, ratio, value=-1)
             scale = width**-0.5 / rows / sum_y
-            of_a[part] = torch.bmm(y, b).mul_(scale).view_as(of_a[part])
-            of_b[part] = torch.bmm(y.transpose(1, 2), a * scale).view_as(of_b[part])
-    loss = (total / rows).to(maps.dtype)
-    return (loss,) if of_a is None or of_b is None else (loss, of_a, of_b)
+            of[0].copy_(torch.bmm(y, b).mul_(scale))
+            of[1].copy_(torch.bmm(y.transpose(1, 2), a * scale))
+    return (total / rows).to(maps.dtype), *made
 
 
-def _parts(images: int, heads: int, *, most: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of (images, heads) with at most `most` maps each: some heads of one image, or all of some images."""
-    few, some = max(1, most // heads), min(most, heads)
-    for image in range(0, images, few):
-        for head in range(0, heads, some):
-            yield slice(image, image + few), slice(head, head + some)
+def _parts(x: Tensor, most: int) -> list[Tensor]:
+    """Parts of (images, heads, tokens, width), with at most `most` maps each, as (maps, tokens, width): some heads of
+    one image, or all of some images.
+    """
+    heads = x.shape[1]
+    if most < 2 * heads:
+        return [part for image in x.unbind() for part in torch.split(image, most)]
+    return [part.flatten(0, 1) for part in torch.split(x, most // heads)]
 
 
 def _may_be_large(a: Tensor, b: Tensor) -> bool:
     """Whether a logit may leave -LARGE...LARGE, by Cauchy-Schwarz; a GPU is not waited for: there it may."""
     if a.device.type != "cpu" or is_fake(a):
         return True
-    lengths = (torch.linalg.vector_norm(x, dim=-1).amax() for x in (a, b))
-    return not math.prod(float(length) for length in lengths) * a.shape[-1] ** -0.5 < LARGE
+    lengths = [float(torch.linalg.vector_norm(x, dim=-1).amax()) for x in ((a,) if a is b else (a, b))]
+    return not lengths[0] * lengths[-1] * a.shape[-1] ** -0.5 < LARGE  # a NaN may be anything
 
 
 def _logits(a: Tensor, b: Tensor, *, large: bool, out: Tensor) -> None:
