@@ -4,6 +4,8 @@ EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
+OUT_OF_MEMORY_HINT = "a smaller --batch-size or --image-size, or --accumulate 2, which splits each batch"
+
 
 class CikdError(Exception):
     """Something the user can act on.

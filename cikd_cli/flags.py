@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from cikd_cli.chain import CURRICULUM_FLAGS
 from cikd_cli.config import ANALYSIS, DATA, HARDWARE, MODELS, OPTIMISATION, RUN, SLURM, CurriculumConfig
+from cikd_cli.errors import CikdError
 from cikd_cli.knobs import choices, kinds, parse, parse_list
 from cikd_cli.options import Request, RunOptions, extra, flag_name
 from cikd_cli.recipes import SECTIONS
@@ -75,6 +76,7 @@ def command_function(
         typed = {name: value for name, value in given.items() if value not in (None, [], ())}
         runs = (runs,) if isinstance(runs, str) else tuple(runs)
         with guard():
+            _refuse_empty(options | knobs, typed, stage.command)
             request = _request(stage, knobs, typed, runs)
             words = _words(options | knobs, {name: value for name, value in typed.items() if name not in own})
             act(replace(request, words=words), list(context.args))
@@ -92,6 +94,15 @@ def command_function(
         [_parameter(name, annotation) for name, annotation in annotations.items()]
     )
     return command
+
+
+def _refuse_empty(
+    fields: Mapping[str, tuple[type[BaseModel], FieldInfo]], typed: Mapping[str, Any], command: str
+) -> None:
+    """Raise CikdError for a flag with nothing behind it, as an unset variable of the shell leaves it."""
+    for name, value in typed.items():
+        if value == "":
+            raise CikdError(f"{flag_name(name, fields[name][1])} is empty", hint=f"cikd {command} --help")
 
 
 def _request(

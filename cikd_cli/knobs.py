@@ -142,7 +142,9 @@ def _hint(error: ValidationError, config_class: type[BaseModel], values: Mapping
             found = nearest(values[key], choices(config_class, key))
             if found:
                 return f"did you mean {found}?"
-    return "cikd --help" if not issubclass(config_class, StageConfig) else f"cikd config {command} shows every knob"
+    return (
+        f"cikd config {command} shows every knob" if issubclass(config_class, StageConfig) else f"cikd {command} --help"
+    )
 
 
 def choices(config_class: type[BaseModel], key: str) -> list[str]:

@@ -10,7 +10,7 @@ import typer
 
 from cikd_cli import elastic
 from cikd_cli.console import show_error
-from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, CikdError
+from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, OUT_OF_MEMORY_HINT, CikdError
 from cikd_cli.files import disk_error
 
 _UsageError: Any = typer.BadParameter.__base__  # wherever this version of Typer declares it
@@ -45,10 +45,8 @@ def _as_sentence(error: Exception) -> CikdError | None:
         or type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported here
         or "can't allocate memory" in text
     ):
-        hint = "use a smaller --batch-size, or split each batch with --accumulate 2"
-        return CikdError(
-            f"Out of memory: {text.splitlines()[0] if text else 'no room'}", hint=hint, exit_code=EXIT_FAILED
-        )
+        what = f"Out of memory: {text.splitlines()[0] if text else 'no room'}"
+        return CikdError(what, hint=OUT_OF_MEMORY_HINT, exit_code=EXIT_FAILED)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         return disk_error(error, Path(str(error.filename or "the run")))
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:

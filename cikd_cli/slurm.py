@@ -1,12 +1,13 @@
 """`cikd slurm`: a batch script that starts a stage on a SLURM cluster, and goes on with its run when started again."""
 
+import re
 import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from cikd_cli.config import SLURM, knob
 from cikd_cli.errors import CikdError
@@ -32,7 +33,7 @@ class SlurmOptions(BaseModel):
     nodes: int = knob(1, "Machines.", panel=SLURM, ge=1)
     gpus_per_node: int = knob(1, "GPUs of each machine, a process each.", panel=SLURM, ge=1)
     cpus_per_gpu: int = knob(8, "Cores for each GPU, to load images.", panel=SLURM, ge=1)
-    time: str = knob("24:00:00", "Limit of the job.", panel=SLURM, pattern=r"^[0-9:-]+$")
+    time: str = knob("24:00:00", "Limit of the job.", panel=SLURM)
     grace: int = knob(120, "Seconds before the limit at which the run is saved once more.", panel=SLURM, ge=1)
     mem: str | None = knob(
         None, "Memory of each machine, e.g. 64G; none: the cluster's default.", panel=SLURM, pattern=_WORD
@@ -41,6 +42,13 @@ class SlurmOptions(BaseModel):
     account: str | None = knob(None, "Account that pays.", panel=SLURM, pattern=_WORD)
     qos: str | None = knob(None, "Quality of service.", panel=SLURM, pattern=_WORD)
     constraint: str | None = knob(None, "Features that the machines must have.", panel=SLURM, pattern=_WORD)
+
+    @field_validator("time")
+    @classmethod
+    def _is_time(cls, text: str) -> str:
+        if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text):
+            raise ValueError("a time such as 90 (minutes), 24:00:00 or 2-12:00:00 (days-hours)")
+        return text
 
 
 def script(request: Request, flags: Mapping[str, Any], *, trains: bool) -> str:

@@ -207,6 +207,8 @@ CASES = (
     Case("Flags", "an unknown command", "evl runs/lm", "No such command 'evl'"),
     Case("Flags", "an unknown flag", "ali --epoch 3", "No such option: --epoch", theirs=r" \(Possible.*\)"),
     Case("Flags", "a flag without its value", "ali --epochs", "requires an argument"),
+    Case("Flags", "an unset variable of the shell", "ali --data=", "--data is empty"),
+    Case("Flags", "a time in words", "slurm ali --name x --time tomorrow", "time must be a time such as 90 (minutes)"),
     Case("Flags", "a setting without dashes", "ali epochs=10", "epochs=10 is not a flag"),
     Case("Flags", "a word that is no flag", "ali now", "'now' belongs to no flag"),
     Case("Flags", "no run named", "eval", "cikd eval needs a run"),

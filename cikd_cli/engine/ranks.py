@@ -19,7 +19,7 @@ from pathlib import Path
 from torch import distributed as dist
 from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs
 
-from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, CikdError
+from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, OUT_OF_MEMORY_HINT, CikdError
 
 FOLDER = "ranks"
 _LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")  # in torch's words
@@ -42,7 +42,7 @@ class Told:
         if isinstance(error, CikdError):
             return cls(rank, error.message, error.hint, error.exit_code)
         kind, text = type(error).__name__, (str(error).strip().splitlines() or ["it left no message"])[0]
-        hint = "use a smaller --batch-size, or split each batch with --accumulate 2" if "OutOfMemory" in kind else None
+        hint = OUT_OF_MEMORY_HINT if "OutOfMemory" in kind else None
         return cls(rank, f"Process {rank} failed: {kind}: {text}", hint, lost=is_loss(error))
 
     def error(self, log: Path | None, *, shown: bool = False) -> CikdError:

@@ -41,7 +41,8 @@ def architecture_of(path: Path, named: str | None) -> str:
         return path.stem if timm.is_model_pretrained(path.stem) else base  # .mine is no tag of timm's
     raise CikdError(
         f"{path} does not say which architecture it holds, and head counts cannot be read off the weights.",
-        hint="--teacher-arch vit_base_patch16_224, or another timm name",
+        hint="call the file by timm's name for it, such as vit_base_patch16_224.pth; cikd finetune-teacher also takes "
+        "--teacher-arch",
     )
 
 

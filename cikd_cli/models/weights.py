@@ -198,7 +198,7 @@ def check_fit(
         raise CikdError(
             f"{path} does not fit: {len(essential)} tensors are missing, {len(unfit)} have another shape or type and "
             f"{len(surplus)} have no place ({wrong}).",
-            hint="check --teacher-arch, or take the weights of another architecture",
+            hint="is it another architecture's? cikd finetune-teacher takes its name with --teacher-arch",
         )
 
 

@@ -4,12 +4,10 @@ import torch
 
 from cikd_cli.config import CurriculumConfig
 from cikd_cli.console import Reporter
-from cikd_cli.engine.distributed import World
-from cikd_cli.options import RunOptions
+from cikd_cli.data.order import Steps
 from cikd_cli.stages.ali import tapped_pairs
 from cikd_cli.stages.finetune_teacher import build
 from cikd_cli.stages.job import describe_network, new_student
-from cikd_cli.stages.prepare import prepare
 
 CPU = torch.device("cpu")
 
@@ -20,6 +18,5 @@ def look_ahead(config: CurriculumConfig, out: Reporter) -> None:
     student, spec = new_student(config.ali, job.spec, classes=job.source.classes)
     tapped_pairs(config.ali, job.spec, spec, images=len(job.source.train))
     for stage in (config.finetune_teacher, config.ali, config.lm):
-        job.config = stage
-        prepare([job], World(CPU), RunOptions())
+        Steps(stage.seed, len(job.source.train), stage.batch_size, rank=0, size=1)
     out.fields([("student", describe_network(spec, student))])

@@ -52,7 +52,7 @@ def build(config: LmConfig, device: torch.device) -> Job:
     parents += came_from
     method: nn.Module = Supervised(student, mean=spec.mean, std=spec.std, smoothing=config.smoothing)
     cache: TeacherCache | None = None
-    cached: Facts = []
+    cached: Facts = [("teacher cache", "not used: --no-distill")] if config.teacher_cache else []
     if config.distill:
         assert teacher is not None
         frozen = FrozenTeacher(teacher, device=device, dtype=DTYPES[precision])
