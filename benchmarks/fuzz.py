@@ -188,7 +188,7 @@ class Loaders:
         stored_config(run, LmConfig)
         teacher_of(run)
         write_card(run, ["", "top-1"], [["student", "50"]])
-        report.page({"lm": run}, [["student", "50"]], [])
+        report.page({"lm": run}, [["student", "50"]], [], run.record["argv"])
         history = report.history("lm", run)
         if draw:
             plot_curves(self.work / "curves", [history])

@@ -37,17 +37,21 @@ def run(request: Request) -> dict[str, Any]:
             look_ahead(config, out)
         runs[name] = _carry_out(step, found, tag, out)
     student = runs["lm"].path
-    analyses = {command: _analyse(command, student, options, out) for command in ANALYSES}
+    beside = [runs[name].path for name in ("lm", "teacher", "baseline") if name in runs]
+    analyses = {
+        command: _analyse(command, *(beside if command == "mad" else [student]), options=options, out=out)
+        for command in ANALYSES
+    }
     evaluations = {"lm": analyses["eval"]}
     if "baseline" in runs:
-        evaluations["baseline"] = _analyse("eval", runs["baseline"].path, options, out)
+        evaluations["baseline"] = _analyse("eval", runs["baseline"].path, options=options, out=out)
     rows = report.rows(runs, evaluations)
     out.table(report.COLUMNS, rows, title="on the test images")
     seconds = sum(float(run.record["result"]["seconds"]) for run in runs.values())
     out.fields([
         ("trained", duration(seconds)),
         ("weights", str(runs["lm"].weights)),
-        ("report", str(report.write(runs, rows))),
+        ("report", str(report.write(runs, rows, request.argv))),
         ("next", f"another seed: --seed {config.lm.seed + 1} · all of it anew: --fresh · the lineage: cikd runs"),
     ])  # fmt: skip
     return {name: str(run.path) for name, run in runs.items()} | {"eval": analyses["eval"], "evaluations": evaluations}
@@ -105,12 +109,11 @@ def _find(runs_dir: Path, tag: str) -> RunDir | None:
     return next((run for run in reversed(all_runs(runs_dir)) if run.record.get("curriculum") == tag), None)
 
 
-def _analyse(command: str, run: Path, options: RunOptions, out: Reporter) -> dict[str, Any]:
-    out.line(f"── cikd {command} {run}")
+def _analyse(command: str, *runs: Path, options: RunOptions, out: Reporter) -> dict[str, Any]:
+    names = tuple(map(str, runs))
+    out.line(f"── cikd {command} {' '.join(names)}")
     plain = RunOptions(gpus=options.gpus, workers=options.workers, quiet=options.quiet, as_json=options.as_json)
-    summary: dict[str, Any] = import_module(STAGES[command].module).run(
-        Request(command, options=plain, runs=(str(run),))
-    )
+    summary: dict[str, Any] = import_module(STAGES[command].module).run(Request(command, options=plain, runs=names))
     out.line()
     return summary
 

@@ -1,7 +1,7 @@
 """The table at the end of `cikd run`, and its page."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,8 @@ def rows(runs: Mapping[str, RunDir], evaluations: Mapping[str, dict[str, Any]]) 
     return table
 
 
-def write(runs: Mapping[str, RunDir], table: list[list[str]]) -> Path:
-    """report.html in the student's run, carrying its pictures; returns its path."""
+def write(runs: Mapping[str, RunDir], table: list[list[str]], argv: Sequence[str]) -> Path:
+    """report.html in the student's run, carrying its pictures; returns its path. argv: the command that made it."""
     run = runs["lm"]
     plot_curves(run.analysis / "curves", [history(name, made) for name, made in runs.items()])
     pictures = [
@@ -50,11 +50,13 @@ def write(runs: Mapping[str, RunDir], table: list[list[str]]) -> Path:
         if (file := run.analysis / f"{name}.png").is_file()
     ]
     file = run.path / "report.html"
-    write_atomically(file, page(runs, table, pictures).encode())
+    write_atomically(file, page(runs, table, pictures, argv).encode())
     return file
 
 
-def page(runs: Mapping[str, RunDir], table: list[list[str]], pictures: list[dict[str, str]]) -> str:
+def page(
+    runs: Mapping[str, RunDir], table: list[list[str]], pictures: list[dict[str, str]], argv: Sequence[str]
+) -> str:
     """The text of report.html."""
     run = runs["lm"]
     data, hardware = run.record["data"], run.record["hardware"]
@@ -72,7 +74,7 @@ def page(runs: Mapping[str, RunDir], table: list[list[str]], pictures: list[dict
         "rows": table,
         "pictures": pictures,
         "runs": [(made.stage, str(made.path), made.record["weights"]["sha256"]) for made in runs.values()],
-        "commands": [shlex.join(["cikd", *run.record["argv"][1:]])],
+        "commands": [shlex.join(["cikd", *argv[1:]])],
     }
     return render("report.html.j2", values)
 
