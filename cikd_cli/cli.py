@@ -144,6 +144,8 @@ def show_runs(
     with sentences():
         from cikd_cli import lineage
 
+        if not runs_dir:
+            raise CikdError("--runs-dir is empty", hint="cikd runs --help")
         if Path(runs_dir).is_file():
             raise CikdError(f"{runs_dir} is a file, not a folder of runs", hint="cikd runs --runs-dir DIR")
         runs = lineage.all_runs(Path(runs_dir))

@@ -44,6 +44,7 @@ def build(action: str, command: str) -> Any:
 
 def _run_stage(stage: Stage, request: Request, stray: list[str]) -> None:
     """Everything that can be refused without torch is refused first; then the stage's module is loaded."""
+    elastic.check()
     _refuse_stray_words(stage, request, stray)
     if stage.arguments != "none" and not request.runs:
         raise CikdError(f"cikd {stage.command} needs a run", hint=f"{stage.examples[0]}; cikd runs lists the runs")

@@ -120,7 +120,7 @@ class Reporter:
         """The header block: labels in a column, values beside them."""
         width = max((_width(label) for label, _ in rows), default=0) + 2
         for label, value in rows:
-            self.line(_pad(clean(label), width, False) + value)
+            self.line((_pad(clean(label), width, False) + value).rstrip())
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
         """A table a person can paste: aligned columns under an optional title."""

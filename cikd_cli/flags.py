@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from cikd_cli.chain import CURRICULUM_FLAGS
-from cikd_cli.config import ANALYSIS, DATA, HARDWARE, MODELS, OPTIMISATION, RUN, SLURM, CurriculumConfig
+from cikd_cli.config import ANALYSIS, DATA, HARDWARE, MODELS, OPTIMISATION, RUN, SLURM, CurriculumConfig, StageConfig
 from cikd_cli.errors import CikdError
 from cikd_cli.knobs import choices, kinds, parse, parse_list
 from cikd_cli.options import Request, RunOptions, extra, flag_name
@@ -76,7 +76,7 @@ def command_function(
         typed = {name: value for name, value in given.items() if value not in (None, [], ())}
         runs = (runs,) if isinstance(runs, str) else tuple(runs)
         with guard():
-            _refuse_empty(options | knobs, typed, stage.command)
+            _refuse_empty(options | knobs, typed, f"slurm {stage.command}" if also else stage.command)
             request = _request(stage, knobs, typed, runs)
             words = _words(options | knobs, {name: value for name, value in typed.items() if name not in own})
             act(replace(request, words=words), list(context.args))
@@ -101,7 +101,7 @@ def _refuse_empty(
 ) -> None:
     """Raise CikdError for a flag with nothing behind it, as an unset variable of the shell leaves it."""
     for name, value in typed.items():
-        if value == "":
+        if value == "" or (isinstance(value, list) and "" in value):
             raise CikdError(f"{flag_name(name, fields[name][1])} is empty", hint=f"cikd {command} --help")
 
 
@@ -119,7 +119,8 @@ def _request(
     flags: dict[str, Any] = {}
     for config_class in dict.fromkeys(owner for owner, _ in knobs.values()):
         own = {name: typed[name] for name, (owner, _) in knobs.items() if owner is config_class and name in typed}
-        flags |= parse(config_class, own, command=stage.command)
+        command = stage.command if issubclass(config_class, StageConfig) else f"slurm {stage.command}"
+        flags |= parse(config_class, own, command=command)
     options = {name: value for name, value in typed.items() if name not in knobs}
     parsed = RunOptions(**parse(RunOptions, options, command=stage.command))
     return Request(stage.command, flags, parsed, tuple(sys.argv), runs, several=several)

@@ -61,6 +61,8 @@ def parse_list(config_class: type[Model], key: str, text: str, *, command: str) 
     Raises:
         CikdError: a word among the numbers, a number twice, or a value that the knob refuses.
     """
+    if not all(word.strip() for word in text.split(",")):
+        raise CikdError(f"--{key} {text}: nothing stands beside a comma", hint=f"--{key} 7,8,9")
     values = tuple(parse(config_class, {key: word.strip()}, command=command)[key] for word in text.split(","))
     words = [value for value in values if isinstance(value, str)]
     if words:
@@ -106,6 +108,7 @@ def _wish(kind: str, message: str) -> str:
         "bool_parsing": "true or false",
         "bool_type": "true or false",
         "string_type": "text",
+        "string_pattern_mismatch": "a word without spaces or quotes",
     }
     return known.get(kind) or message.removeprefix("Input should be ").removeprefix("Value error, ")
 

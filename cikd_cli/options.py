@@ -43,7 +43,7 @@ class RunOptions(BaseModel):
     views: Literal["auto", "cpu", "device"] = knob(
         "auto",
         "cpu: image by image; device: a batch at a time, where the networks are; auto: the latter on a GPU that has "
-        "room for the images, and of small images.",
+        "room for the images, and of small images on a CPU without --workers.",
         panel=HARDWARE,
     )
     runs_dir: str = knob("runs", "Folder in which runs lie.", panel=RUN)
@@ -75,7 +75,11 @@ class RunOptions(BaseModel):
     @field_validator("stall_after")
     @classmethod
     def _is_time(cls, text: str) -> str:
-        if parse_interval(text)[1] == EPOCHS:
+        try:
+            unit = parse_interval(text)[1]
+        except ValueError:
+            unit = EPOCHS
+        if unit == EPOCHS:
             raise ValueError("a time such as 30s, 10m or 2h (10 alone: minutes)")
         return text
 

@@ -28,7 +28,7 @@ def sentences() -> Iterator[None]:
         sentence = _as_sentence(error)
         if sentence is None:
             raise
-        if elastic.rank() == 0 and not sentence.shown:  # of several processes one speaks
+        if elastic.speaks() and not sentence.shown:  # of several processes one speaks
             show_error(sentence)
         raise typer.Exit(sentence.exit_code) from None
 

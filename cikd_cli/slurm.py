@@ -46,7 +46,7 @@ class SlurmOptions(BaseModel):
     @field_validator("time")
     @classmethod
     def _is_time(cls, text: str) -> str:
-        if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text):
+        if not re.fullmatch(r"([0-9]+-)?[0-9]+(:[0-5]?[0-9]){0,2}", text):
             raise ValueError("a time such as 90 (minutes), 24:00:00 or 2-12:00:00 (days-hours)")
         return text
 

@@ -154,6 +154,27 @@ def test_more_processes_than_gpus_are_told_of_by_the_first_that_has_none(cikd, t
     assert [said[0], said[2]] == ["", ""]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("RANK", "abc"), ("RANK", "2"), ("WORLD_SIZE", "0"), ("LOCAL_RANK", "-1"), ("LOCAL_WORLD_SIZE", "0"),
+     ("MASTER_PORT", "port"), ("TORCHELASTIC_RESTART_COUNT", "x"), ("TORCHELASTIC_MAX_RESTARTS", "")],
+)  # fmt: skip
+def test_what_no_launcher_sets_is_told(cikd, monkeypatch, name, value):
+    launched = {"TORCHELASTIC_RUN_ID": "1", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    for key, word in (launched | {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"} | {name: value}).items():
+        monkeypatch.setenv(key, word)
+    assert f"{name} is {value!r} in the environment" in cikd("ali", "--data", "photos", code=2).output
+
+
+def test_a_network_through_which_processes_cannot_meet_is_told_with_what_helps(cikd, teacher, recipe, tmp_path):
+    words = words_for("ali", teacher, recipe, "mine")
+    codes, said = share(words, 2, tmp_path, GLOO_SOCKET_IFNAME="nowhere0")
+    assert codes == [EXIT_FAILED] * 2, said
+    assert sum("cannot reach the others through the network" in text for text in said) == 1, said
+    assert sum("GLOO_SOCKET_IFNAME=eth0" in text for text in said) == 1
+    assert not Path("runs/mine").exists()
+
+
 def test_a_dry_run_of_several_processes_writes_nothing(cikd, teacher, recipe, tmp_path):
     codes, said = share((*words_for("ali", teacher, recipe, "mine"), "--dry-run"), 2, tmp_path)
     assert codes == [0, 0], said

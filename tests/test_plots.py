@@ -104,7 +104,7 @@ def test_runs_of_different_depth_stand_in_one_picture(tmp_path):
     )
     assert ">one<" in svg
     assert ">two<" in svg
-    assert ">out<" in svg
+    assert ">norm<" in svg
 
 
 def test_drawing_changes_no_global_setting(tmp_path):

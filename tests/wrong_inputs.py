@@ -25,6 +25,7 @@ from cikd_cli.files import file_sha256
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "errors.md"
 TEACH = "finetune-teacher --recipe tiny.toml --data "
+RUN = "run --data photos --recipe tiny.toml --gpus cpu "
 ALI = "ali --teacher runs/teacher --recipe tiny.toml "
 LM = "lm --from runs/ali --recipe tiny.toml "
 
@@ -227,6 +228,11 @@ CASES = (
     Case("Flags", "blocks with different heads", f"{ALI}--pairs 1:1,2:2", "relations are compared head by head"),
     Case("Flags", "nothing to imitate", f"{ALI}--no-qk --no-vv", "at least one kind of relation"),
     Case("Flags", "a batch larger than the data", f"{ALI}--batch-size 31", "larger than the 30 training images"),
+    Case("Flags", "fp16 without a GPU in a later stage", f"{RUN}--set lm.precision=fp16", "fp16 trains on GPUs only"),
+    Case("Flags", "an odd batch for two", f"{RUN}--processes 2 --set ali.batch_size=7", "cannot be divided among 2"),
+    Case("Flags", "a list that ends in a comma", f"{ALI}--lob 2,", "nothing stands beside a comma"),
+    Case("Flags", "quotes in a job's words", "slurm ali --name x --mem 64\"G", "mem must be a word without spaces or"),
+    Case("Flags", "a pause in epochs", f"{ALI}--stall-after 5e", "stall_after must be a time such as 30s"),
     Case("Flags", "heads that do not divide", f"{ALI}--set student_heads=3", "3 heads do not divide"),
     Case("Flags", "patches that do not tile", f"{TEACH}photos --image-size 18", "not a multiple of the patch size"),
     Case("Flags", "what the parent contradicts", f"{LM}--image-size 32", "image_size 32 contradicts"),

@@ -83,7 +83,8 @@ def plot_mad(stem: Path, runs: Sequence[Distances], *, uniform: float | None = N
             axes.axhline(uniform, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label="uniform attention", zorder=1)
         axes.set(xlabel="block", ylabel="mean attention distance (px)", xlim=(0.4, depth + 0.6))
         axes.set_xticks(range(1, depth + 1))
-        axes.set_ylim(bottom=0)
+        most = max(value for run in runs for heads in run.blocks for value in heads)
+        axes.set_ylim(0, 1.06 * max(most, uniform or 0.0))  # with room for a whole dot
         axes.set_title("How far each head looks (line: mean of the block's heads)")
         axes.grid(axis="y", color=FAINT)
         figure.legend(loc="outside lower center", ncols=min(3, len(axes.get_legend_handles_labels()[0])))
@@ -93,7 +94,7 @@ def plot_mad(stem: Path, runs: Sequence[Distances], *, uniform: float | None = N
 def plot_cka(stem: Path, students: Sequence[Similarity], *, teacher: str) -> list[Path]:
     """A heatmap per student (its layers up, the teacher's across), and all matched-layer curves beside them.
 
-    Layers count from 1; the last one, "out", is the final norm. Returns the files written.
+    Layers count from 1; the last one is the final norm. Returns the files written.
     """
     with style():
         figure, axes = grid_of_axes(len(students) + 1, width=4.6, height=4.2)
@@ -172,7 +173,8 @@ def plot_curves(stem: Path, runs: Sequence[History]) -> list[Path]:
             for index, run in enumerate(runs):
                 _curve(panel, run.losses.get(term, ()), colour(index))
         if kinds:
-            axes[-1].set_title("accuracy (%)")
+            images = " and ".join(dict.fromkeys(kind.partition("_")[0] for kind in kinds))
+            axes[-1].set_title(safe_text(f"accuracy on {images} images (%)", 60))
             for index, run in enumerate(runs):
                 for kind, series in run.accuracies.items():
                     _curve(axes[-1], series, colour(index), LINES[kinds.index(kind) % len(LINES)])
@@ -226,8 +228,8 @@ def _write_cells(axes: Axes, shares: NDArray[np.float64]) -> None:
 
 
 def _layer_names(count: int) -> list[str]:
-    """1, 2, ..., out; every other one where there is no room."""
-    names = [*map(str, range(1, count)), "out"]
+    """1, 2, ..., norm; every other one where there is no room."""
+    names = [*map(str, range(1, count)), "norm"]
     every = math.ceil(count / 16)
     shown = [name if index % every == 0 else "" for index, name in enumerate(names)]
-    return [*shown[:-1], "out"]
+    return [*shown[:-1], "norm"]

@@ -1,5 +1,6 @@
 """Batches of views made whole, on the device where the decoded images stay: nothing but row numbers goes there."""
 
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -69,21 +70,18 @@ class DeviceLoader:
     def _batch(self, held: Tensor | list[Tensor], index: NDArray[np.int64], table: NDArray[np.float64]) -> Batch:
         images: Tensor | list[Tensor]
         if isinstance(held, list):
-            images = [held[i] for i in index.tolist()]
+            images = [held[i].movedim(-1, 0) for i in index.tolist()]
         else:
-            images = held.index_select(0, torch.from_numpy(index).to(held.device))
+            images = held.index_select(0, torch.from_numpy(index).to(held.device)).movedim(-1, 1).contiguous()
         rows = torch.from_numpy(table[index])
         student, teacher = batched_views(images, rows, self._law, two=self._two_views)
         return Batch(student, torch.from_numpy(self._labels[index]), teacher, torch.from_numpy(index))
 
 
 def _resident(pixels: NDArray[np.uint8] | list[NDArray[np.uint8]], device: torch.device) -> Tensor | list[Tensor]:
-    """The images on the device, (n, 3, H, W) or a list of (3, H, W)."""
-    if isinstance(pixels, list):
-        return [_planes(torch.tensor(image).to(device)) for image in pixels]
-    return _planes(torch.tensor(pixels).to(device))
-
-
-def _planes(pixels: Tensor) -> Tensor:
-    """(..., H, W, 3) to (..., 3, H, W)."""
-    return pixels.movedim(-1, -3).contiguous()
+    """The images on the device, (n, H, W, 3) or a list of (H, W, 3); on a CPU without a copy."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "not writable": nobody writes
+        if isinstance(pixels, list):
+            return [torch.from_numpy(image).to(device) for image in pixels]
+        return torch.from_numpy(pixels).to(device)

@@ -122,7 +122,9 @@ def choose_hardware(gpus: str | None, processes: int = 1) -> Hardware:
         try:
             chosen = tuple(int(number) for number in gpus.split(","))
         except ValueError as error:
-            raise CikdError(f"--gpus {gpus} is neither a number, 'all', a list like 0,2 nor 'cpu'.") from error
+            raise CikdError(
+                f"--gpus {gpus} is neither a number, 'all', a list like 0,2 nor 'cpu'.", hint="--gpus cpu or --gpus 1"
+            ) from error
     if not chosen or len(set(chosen)) < len(chosen):
         raise CikdError(f"--gpus {gpus} names no GPU, or one twice.", hint="--gpus cpu, --gpus 1 or --gpus 0,1")
     if max(chosen) >= there or min(chosen) < 0:

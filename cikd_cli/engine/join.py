@@ -5,7 +5,6 @@ launcher's processes share, which run it is; and all learn the first error that 
 """
 
 import json
-import os
 import secrets
 import socket
 import time
@@ -31,6 +30,7 @@ from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, CikdError
 from cikd_cli.options import RunOptions
 from cikd_cli.runs import RunDir
 
+_GONE = "The other processes are gone: one of them has ended without a word, killed perhaps"
 _WORD = timedelta(seconds=3)  # in which a process that fails tells the others why
 _LOOK = timedelta(seconds=2)
 
@@ -42,11 +42,14 @@ class Peers:
         device, size = _device(options), elastic.world_size()
         self._rank, self._stall = elastic.rank(), options.stall
         self._run: Path | None = None
-        self._store = _meet(self._rank, size)
+        try:
+            self._store = _meet(self._rank, size)
+        except dist.DistError as error:
+            raise CikdError(_GONE, exit_code=EXIT_FAILED, shown=self._rank != 0) from error
         self._watch = Watch(
             watch_store(self._store), rank=self._rank, size=size, stall=self._stall, give_up=self._give_up
         )
-        machines = max(1, size // int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+        machines = max(1, size // elastic.local_world_size())
         world = World(device, self._rank, size, machines, self._watch.moved)
         gpus = () if device.index is None else (device.index,)
         self.hardware = Hardware(gpus, size, machines=machines, joined=Joined(world, self._announce))
@@ -110,9 +113,8 @@ class Peers:
                 sentence = self._told(shown=True)
                 self._record(sentence)
                 return sentence
-        said = "The other processes are gone: one of them has ended without a word, killed perhaps"
         hint = f"--resume {self._run} goes on from the last checkpoint" if self._run else None
-        return CikdError(said, hint=hint, exit_code=EXIT_FAILED, shown=self._rank != 0)
+        return CikdError(_GONE, hint=hint, exit_code=EXIT_FAILED, shown=self._rank != 0)
 
     def _tell(self, told: Told) -> CikdError:
         if self._run is not None:
@@ -187,12 +189,12 @@ def _device(options: RunOptions) -> torch.device:
             "for starting them without it",
             hint="leave them out; --gpus cpu trains on the CPU",
         )
-    number, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    number, there = elastic.local_rank(), torch.cuda.device_count()
     if options.gpus == "cpu" or there == 0:
         return torch.device("cpu")
     if number >= there:
         lack = CikdError(
-            f"torchrun has started {os.environ['LOCAL_WORLD_SIZE']} processes on {socket.gethostname()}, which has "
+            f"torchrun has started {elastic.local_world_size()} processes on {socket.gethostname()}, which has "
             f"{there} GPU{'s' * (there != 1)}",
             hint=f"torchrun --nproc-per-node {there}",
         )

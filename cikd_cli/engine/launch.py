@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -25,7 +26,7 @@ from cikd_cli.engine import ranks
 from cikd_cli.engine.distributed import Hardware, World
 from cikd_cli.engine.ranks import Attempts, Stopped, Told, log_path
 from cikd_cli.engine.watch import Watch
-from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED
+from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, CikdError
 
 ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 RESTARTS = 3  # of all processes, after some were killed
@@ -93,11 +94,18 @@ def cores() -> int:
 
 
 def start_group(device: torch.device, store: Store, *, rank: int, size: int) -> None:
-    """Let this process and its peers find each other."""
+    """Let this process and its peers find each other. Raises CikdError when they cannot be reached."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"  # by the device of what is sent
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    try:
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    except RuntimeError as error:
+        if "gloo" not in str(error).lower():
+            raise
+        said = f"Process {rank} cannot reach the others through the network of {socket.gethostname()}"
+        hint = "name the interface that all machines share:  GLOO_SOCKET_IFNAME=eth0 (ip address lists them)"
+        raise CikdError(said, hint=hint, exit_code=EXIT_FAILED) from error
 
 
 def stood_still(blamed: Sequence[int], run: Path, *, rank: int, stall: float) -> Told:

@@ -100,12 +100,13 @@ def _chunked(teacher: Pair, student: Pair, *, gradients: bool) -> tuple[Tensor, 
     exact = torch.float32 if student[0].dtype == torch.float16 else student[0].dtype
     made = tuple(x.new_empty(x.shape, dtype=exact) for x in student) if gradients else ()
     most = max(1, CHUNK.get(student[0].device.type, CHUNK_ON_GPU) // (tokens * tokens))
-    maps = _wide(student[0][:0]).new_empty(3, min(most, images * heads), tokens, tokens)  # for all parts
+    wide = torch.float64 if torch.float64 in {x.dtype for x in (*teacher, *student)} else torch.float32
+    maps = student[0].new_empty(3, min(most, images * heads), tokens, tokens, dtype=wide)  # for all parts
     large = _may_be_large(*teacher) or _may_be_large(*student)
     values = teacher[0] is teacher[1] and student[0] is student[1]  # VV: each of its tensors is looked at once
     for c, d, a, b, *of in zip(*(_parts(x, most) for x in (*teacher, *student, *made)), strict=True):
-        c, a = _wide(c), _wide(a)
-        d, b = (c, a) if values else (_wide(d), _wide(b))
+        c, a = c.to(wide), a.to(wide)
+        d, b = (c, a) if values else (d.to(wide), b.to(wide))
         x, y, difference = maps[:, : len(a)]
         _logits(c, d, large=large, out=x)
         _logits(a, b, large=large, out=y)

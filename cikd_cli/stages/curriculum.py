@@ -34,7 +34,7 @@ def run(request: Request) -> dict[str, Any]:
         step, tag = _step(name, config, runs, request), _tag(name, config, runs)
         found = None if options.fresh else _find(Path(options.runs_dir), tag)
         if name == "teacher" and (found is None or found.status != "done"):
-            look_ahead(config, out)
+            look_ahead(config, options, out)
         runs[name] = _carry_out(step, found, tag, out)
     student = runs["lm"].path
     beside = [runs[name].path for name in ("lm", "teacher", "baseline") if name in runs]
@@ -120,7 +120,7 @@ def _analyse(command: str, *runs: Path, options: RunOptions, out: Reporter) -> d
 
 def _dry_run(request: Request, config: CurriculumConfig, out: Reporter) -> dict[str, Any]:
     """Check every stage, try the teacher's, and name the commands after it, which need its run."""
-    look_ahead(config, out)
+    look_ahead(config, request.options, out)
     step = _step("teacher", config, {}, request)
     summary: dict[str, Any] = import_module(STAGES[step.stage].module).run(step)
     out.fields([

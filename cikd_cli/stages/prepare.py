@@ -51,7 +51,7 @@ def _training(job: Job, loader: TrainLoader | DeviceLoader, world: World) -> Tra
 
 
 def _loader(job: Job, decoded: DecodedSplit, world: World, options: RunOptions) -> TrainLoader | DeviceLoader:
-    """Views made where --views says; by itself a batch at a time where that pays and no workers are asked for."""
+    """Views made where --views says; by itself a batch at a time where that pays, on a CPU without --workers only."""
     config = job.config
     shape: dict[str, Any] = {
         "batch_size": config.batch_size,
@@ -61,8 +61,8 @@ def _loader(job: Job, decoded: DecodedSplit, world: World, options: RunOptions) 
         "rank": world.rank,
         "size": world.size,
     }
-    alone = options.views == "auto" and not options.workers
-    if options.views == "device" or (alone and pays(decoded, world.device, config.image_size)):
+    choose = options.views == "auto" and (world.device.type != "cpu" or not options.workers)
+    if options.views == "device" or (choose and pays(decoded, world.device, config.image_size)):
         return DeviceLoader(decoded, view_law(config), device=world.device, **shape)
     return TrainLoader(decoded, view_law(config), workers=options.workers, machines=world.machines, **shape)
 

@@ -19,9 +19,14 @@ PICTURES = (  # (file in analysis/, title, caption)
     (
         "curves",
         "Learning curves",
-        "Each term of each stage's loss, and the accuracy on the images named in the legend.",
+        "Each term of each stage's loss, and the accuracy on the images that its title names.",
     ),
-    ("mad", "Mean attention distance", "How far each head looks, in pixels; a dot a head, a column a block."),
+    (
+        "mad",
+        "Mean attention distance",
+        "How far each head looks, in pixels: a dot a head, a column a block, a colour a network, the line the mean "
+        "of a block's heads; dashed: a head that looks everywhere alike.",
+    ),
     (
         "cka",
         "Similarity to the teacher",
@@ -73,7 +78,9 @@ def page(
         "columns": COLUMNS,
         "rows": table,
         "pictures": pictures,
-        "runs": [(made.stage, str(made.path), made.record["weights"]["sha256"]) for made in runs.values()],
+        "runs": [
+            (TITLES.get(name, name), str(made.path), made.record["weights"]["sha256"]) for name, made in runs.items()
+        ],
         "commands": [shlex.join(["cikd", *argv[1:]])],
     }
     return render("report.html.j2", values)
