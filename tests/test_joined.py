@@ -211,12 +211,12 @@ def slow(rank):
 
 def test_compiling_and_scoring_may_take_longer_than_processes_may_stand_still(cikd, teacher, recipe, tmp_path):
     def take_time(_):
-        step, batches = fit.train_step, prepare.eval_batches
+        forward, batches = LogitMimicking.forward, prepare.eval_batches
 
-        def slow_first_step(trainings, batch, world, **where):
-            if where["step"] == 0:
-                time.sleep(3)
-            return step(trainings, batch, world, **where)
+        def slow_first_time(method, batch, epoch):
+            LogitMimicking.forward = forward
+            time.sleep(4)
+            return forward(method, batch, epoch)
 
         def slow_batches(decoded, image_size, **_):
             for batch in batches(decoded, image_size, batch_size=1):  # 6 for each process
@@ -224,7 +224,7 @@ def test_compiling_and_scoring_may_take_longer_than_processes_may_stand_still(ci
                 yield batch
 
         prepare.compile_blocks = lambda *_: None  # no compiler is needed to wait
-        fit.train_step, prepare.eval_batches = slow_first_step, slow_batches
+        LogitMimicking.forward, prepare.eval_batches = slow_first_time, slow_batches
 
     words = (*words_for("lm", teacher, recipe, "mine", epochs=1), "--stall-after", "2s")
     codes, said = share((*words, "--compile"), 2, tmp_path, before=take_time)
