@@ -10,7 +10,7 @@ import typer
 import typer.main
 
 from cikd_cli import elastic
-from cikd_cli.chain import check_resume, resolve_curriculum
+from cikd_cli.chain import check_resume, check_views, resolve_curriculum
 from cikd_cli.config import StageConfig
 from cikd_cli.console import Reporter, show_output
 from cikd_cli.errors import CikdError
@@ -49,6 +49,7 @@ def _run_stage(stage: Stage, request: Request, stray: list[str]) -> None:
     if stage.arguments != "none" and not request.runs:
         raise CikdError(f"cikd {stage.command} needs a run", hint=f"{stage.examples[0]}; cikd runs lists the runs")
     check_resume(request, stage.config)
+    check_views(request.options)
     _resolve(stage, request)
     if elastic.world_size() > 1 and not stage.trains:
         raise CikdError(f"cikd {stage.command} is not shared out among processes", hint="start it without torchrun")

@@ -73,6 +73,11 @@ def script(request: Request, flags: Mapping[str, Any], *, trains: bool) -> str:
         )
     if request.several:
         raise CikdError("A job has one run", hint=f"a job for each --{next(iter(request.several))}")
+    if 0 < (limit := _seconds(asked.time)) <= asked.grace:  # 0 is SLURM's word for no limit
+        raise CikdError(
+            f"A job of {limit:,} seconds would be told to save {asked.grace:,} seconds before its end",
+            hint=f"a --grace below {limit}, or a longer --time",
+        )
     check_name(given.name)
     words = ["-m", "cikd_cli", request.stage, *request.words]
     if trains and not given.go_on:
@@ -89,3 +94,15 @@ def script(request: Request, flags: Mapping[str, Any], *, trains: bool) -> str:
         "restarts": RESTARTS,
     }
     return render("slurm.sh.j2", values)
+
+
+def _seconds(time: str) -> int:
+    """A time of SlurmOptions: minutes, minutes:seconds, hours:minutes:seconds, or days-hours:minutes:seconds cut off
+    anywhere.
+    """
+    days, dash, clock = time.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if not dash and len(parts) < 3:
+        parts.insert(0, 0)
+    hours, minutes, seconds = (*parts, 0, 0)[:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from cikd_cli.engine import optim
 from cikd_cli.engine.optim import (
     ALI_NO_DECAY,
     LABEL_NO_DECAY,
@@ -12,6 +13,7 @@ from cikd_cli.engine.optim import (
     learning_rate,
     parameter_groups,
     set_learning_rate,
+    single_threaded,
 )
 from cikd_cli.methods.ali import freeze_untapped
 from cikd_cli.models import create_student, create_teacher
@@ -137,3 +139,16 @@ def test_the_first_step_at_rate_zero_moves_nothing():
     weight.sum().backward()
     optimizer.step()
     assert torch.equal(weight, torch.ones(2, 2))
+
+
+@pytest.mark.parametrize(("few", "inside"), [(10**6, 1), (10, 3)])
+def test_one_thread_updates_a_small_network(few, inside, monkeypatch):
+    monkeypatch.setattr(optim, "_FEW_WEIGHTS", few)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with single_threaded(torch.nn.Linear(4, 4)):
+            meanwhile = torch.get_num_threads()
+        assert (meanwhile, torch.get_num_threads()) == (inside, 3)
+    finally:
+        torch.set_num_threads(before)

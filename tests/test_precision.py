@@ -1,20 +1,24 @@
 """Which arithmetic a run gets."""
 
+import math
+
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from cikd_cli.engine import precision
 from cikd_cli.engine.precision import DTYPES, autocast, choose_attention, choose_precision
 from cikd_cli.errors import CikdError
 from cikd_cli.models import create_student
+from cikd_cli.models.frozen import FrozenTeacher
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-def student() -> nn.Module:
+def student(image_size: int = 16, patch_size: int = 8) -> VisionTransformer:
     sizes = {"width": 12, "depth": 2, "heads": 3}
-    return create_student("custom", num_classes=3, image_size=16, patch_size=8, end_heads=3, **sizes)
+    return create_student("custom", num_classes=3, image_size=image_size, patch_size=patch_size, end_heads=3, **sizes)
 
 
 def matrix_product(name: str) -> torch.dtype:
@@ -55,18 +59,55 @@ def test_products_have_the_chosen_type(name, dtype):
     assert matrix_product(name) == DTYPES[name] == dtype
 
 
-@pytest.mark.parametrize(("name", "fused"), [("bf16", False), ("fp32", True)])
-def test_attention_on_a_cpu_is_fused_except_in_bf16(name, fused):
-    model = nn.ModuleDict({"student": student()})
-    choose_attention(model, name, CPU)
-    assert [block.attn.fused_attn for block in model["student"].blocks] == [fused, fused]
+class Method(nn.Module):
+    """A student that learns from a teacher, both with so many patches."""
+
+    def __init__(self, patches: int) -> None:
+        super().__init__()
+        side = {"image_size": 8 * math.isqrt(patches), "patch_size": 8}
+        self.student = student(**side)
+        self.teacher = FrozenTeacher(student(**side), device=CPU, dtype=torch.float32)
+
+
+def fused_kinds(method: Method) -> tuple[set[bool], set[bool]]:
+    """Of the blocks of student and of teacher."""
+    networks = (method.student, method.teacher.vit)
+    return tuple({block.attn.fused_attn for block in vit.blocks} for vit in networks)
+
+
+@pytest.mark.parametrize(
+    ("name", "patches", "amx", "fused"),
+    [
+        ("fp32", 144, False, (False, False)),
+        ("fp32", 196, False, (True, True)),
+        ("bf16", 144, True, (False, False)),
+        ("bf16", 196, True, (False, True)),
+        ("bf16", 196, False, (False, False)),
+    ],
+)
+def test_attention_on_a_cpu_is_fused_where_that_is_faster(name, patches, amx, fused, monkeypatch):
+    monkeypatch.setattr(precision, "_cpu_has", lambda flag: amx and flag == "amx_bf16")
+    method = Method(patches)
+    choose_attention(method, name, CPU)
+    assert fused_kinds(method) == ({fused[0]}, {fused[1]})
 
 
 def test_attention_on_a_gpu_is_fused():
-    model = student()
-    choose_attention(model, "bf16", CPU)
-    choose_attention(model, "bf16", CUDA)
-    assert [block.attn.fused_attn for block in model.blocks] == [True, True]
+    method = Method(4)
+    choose_attention(method, "bf16", CPU)
+    choose_attention(method, "bf16", CUDA)
+    assert fused_kinds(method) == ({True}, {True})
+
+
+@pytest.mark.parametrize(("flags", "native"), [("fma avx512_bf16", True), ("fma amx_bf16", True), ("avx512f", False)])
+def test_what_the_processor_multiplies_is_read_from_its_flags(flags, native, monkeypatch, tmp_path):
+    (info := tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
+    monkeypatch.setattr(precision, "_CPU_INFO", info)
+    precision._cpu_has.cache_clear()
+    try:
+        assert choose_precision("auto", CPU) == ("bf16" if native else "fp32")
+    finally:
+        precision._cpu_has.cache_clear()
 
 
 def test_a_student_in_bf16_keeps_float32_weights_and_gradients():

@@ -93,10 +93,26 @@ def test_bash_and_shellcheck_have_nothing_to_say(cikd, folder, words):
         (("ali", "--name", "x", "--partition", "gpu\n#SBATCH --mem=1"), "partition must"),
         (("lm", "--resume", "runs/x"), "goes on with it"),
         (("run", "--nodes", "2"), "one machine"),
+        (("ali", "--name", "x", "--time", "2"), "A job of 120 seconds would be told to save 120 seconds before its end"),
+        (("ali", "--name", "x", "--time", "1-0", "--grace", "90000"), "a --grace below 86400"),
     ],
 )
 def test_what_a_job_could_not_do_is_refused_before_it_is_queued(cikd, folder, words, said):
     assert said in cikd("slurm", *words, code=2).output
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [("2", 120), ("1:30", 90), ("1:00:05", 3605), ("1-2", 93600), ("1-2:3", 93780), ("1-2:3:4", 93784)],
+)
+def test_a_limit_is_read_as_slurm_reads_it(cikd, folder, time, seconds):
+    words = ("slurm", "ali", "--name", "x", "--time", time, "--grace")
+    cikd(*words, str(seconds - 1))
+    assert f"{seconds:,} seconds" in cikd(*words, str(seconds), code=2).output
+
+
+def test_without_a_limit_any_grace_will_do(cikd, folder):
+    assert "USR1@300" in job(cikd, "ali", "--name", "x", "--time", "0", "--grace", "300")
 
 
 def test_the_words_of_a_job_are_those_that_shlex_reads_in_its_comment(cikd, folder):

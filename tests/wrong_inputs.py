@@ -232,6 +232,8 @@ CASES = (
     Case("Flags", "an odd batch for two", f"{RUN}--processes 2 --set ali.batch_size=7", "cannot be divided among 2"),
     Case("Flags", "a list that ends in a comma", f"{ALI}--lob 2,", "nothing stands beside a comma"),
     Case("Flags", "quotes in a job's words", "slurm ali --name x --mem 64\"G", "mem must be a word without spaces or"),
+    Case("Flags", "more grace than time", "slurm ali --name x --time 1", "would be told to save 120 seconds before"),
+    Case("Flags", "workers with nothing to do", f"{ALI}--views device --workers 2", "--workers make views image by"),
     Case("Flags", "a pause in epochs", f"{ALI}--stall-after 5e", "stall_after must be a time such as 30s"),
     Case("Flags", "heads that do not divide", f"{ALI}--set student_heads=3", "3 heads do not divide"),
     Case("Flags", "patches that do not tile", f"{TEACH}photos --image-size 18", "not a multiple of the patch size"),

@@ -4,7 +4,9 @@ Everywhere pixels are (B, 3, H, W) float32 holding whole numbers 0..255, in any 
 their pixels. Factors are (B, 1, 1, 1) float32, one an image.
 """
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cikd_cli.data.augment import operation_matrix
@@ -21,9 +23,7 @@ def brightness(pixels: Tensor, factor: Tensor) -> Tensor:
 
 def contrast(pixels: Tensor, factor: Tensor) -> Tensor:
     """Blend with each image's mean grey; 1 keeps the image."""
-    rows = _grey(pixels).sum(dim=3, keepdim=True)  # a row's sum is exact in float32, an image's may not be
-    mean = rows.sum(dim=2, keepdim=True, dtype=torch.float64) / (pixels.shape[2] * pixels.shape[3])
-    return _blend(mean.add_(0.5).floor_().to(torch.float32), pixels, factor)
+    return _blend(_mean(_grey(pixels)), pixels, factor)
 
 
 def saturation(pixels: Tensor, factor: Tensor) -> Tensor:
@@ -38,6 +38,21 @@ def sharpness(pixels: Tensor, factor: Tensor) -> Tensor:
     smooth = pixels.clone()
     smooth[:, :, 1:-1, 1:-1] = total.div_(13).add_(0.5).floor_()
     return _blend(smooth, pixels, factor)
+
+
+def colour_jitter(pixels: Tensor, order: NDArray[np.int64], factors: NDArray[np.float32]) -> Tensor:
+    """`brightness` (0), `contrast` (1) and `saturation` (2) of each image in its own order.
+
+    order, factors: (B, 3); factors in the order of those numbers.  All are a blend, with nothing, the mean grey or the
+    grey, so that one pass serves images whose turn it is for different ones.
+    """
+    for which in order.T:
+        turn = np.stack([factors[np.arange(len(which)), which], which == 1, which == 2]).astype(np.float32)
+        factor, by_mean, by_grey = torch.from_numpy(turn).to(pixels.device).view(3, -1, 1, 1, 1)
+        grey = _grey(pixels)
+        base = by_mean * _mean(grey)
+        pixels = _blend(base + grey.mul_(by_grey), pixels, factor)
+    return pixels
 
 
 def apply_operation(pixels: Tensor, name: str, magnitudes: list[float]) -> Tensor:
@@ -82,7 +97,8 @@ def warp_nearest(pixels: Tensor, matrices: Tensor) -> Tensor:
     y = torch.arange(height, device=pixels.device).view(-1, 1)
     column, row = (a * x + b * y + c) >> 16, (d * x + e * y + f) >> 16  # (B, H, W)
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    return _gathered(pixels, column, row).mul_(inside.unsqueeze(1))
+    place = row.clamp_(0, height - 1).mul_(width).add_(column.clamp_(0, width - 1))
+    return _gathered(pixels, place).mul_(inside.unsqueeze(1))
 
 
 def warp_bilinear(pixels: Tensor, matrices: Tensor) -> Tensor:
@@ -100,9 +116,11 @@ def warp_bilinear(pixels: Tensor, matrices: Tensor) -> Tensor:
     left, top = column.floor(), row.floor()
     across, down = (column - left).unsqueeze(1), (row - top).unsqueeze(1)
     left, top = left.to(torch.int64), top.to(torch.int64)
+    right, bottom = (left + 1).clamp_(0, width - 1), (top + 1).clamp_(0, height - 1).mul_(width)
+    left, top = left.clamp_(0, width - 1), top.clamp_(0, height - 1).mul_(width)
     pixels = pixels.to(torch.float64)
     upper, lower = (
-        _mixed(_gathered(pixels, left, line), _gathered(pixels, left + 1, line), across) for line in (top, top + 1)
+        _mixed(_gathered(pixels, line + left), _gathered(pixels, line + right), across) for line in (top, bottom)
     )
     return _mixed(upper, lower, down).floor_().mul_(inside.unsqueeze(1)).to(torch.float32)
 
@@ -139,6 +157,13 @@ def _grey(pixels: Tensor) -> Tensor:
     return (red * _RED).add_(green, alpha=_GREEN).add_(blue, alpha=_BLUE).add_(0.5).floor_()
 
 
+def _mean(grey: Tensor) -> Tensor:
+    """Pillow's mean of each image, a whole number, (B, 1, 1, 1); grey: (B, 1, H, W)."""
+    rows = grey.sum(dim=3, keepdim=True)  # a row's sum is exact in float32, an image's may not be
+    mean = rows.sum(dim=2, keepdim=True, dtype=torch.float64) / (grey.shape[2] * grey.shape[3])
+    return mean.add_(0.5).floor_().to(torch.float32)
+
+
 def _blend(base: Tensor, pixels: Tensor, factor: Tensor) -> Tensor:
     """base + factor * (pixels - base), clipped and rounded down: Image.blend. In place; base broadcasts."""
     return pixels.sub_(base).mul_(factor).add_(base).clamp_(0, 255).floor_()
@@ -149,11 +174,9 @@ def _mixed(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
     return second.sub_(first).mul_(share).add_(first)
 
 
-def _gathered(pixels: Tensor, column: Tensor, row: Tensor) -> Tensor:
-    """pixels[:, :, row, column] for (B, H, W) indices, those outside moved to the border."""
-    height, width = pixels.shape[2:]
-    place = row.clamp(0, height - 1).mul_(width).add_(column.clamp(0, width - 1)).flatten(1).unsqueeze(1)
-    return pixels.flatten(2).gather(2, place.expand(-1, 3, -1)).view(-1, 3, *column.shape[1:])
+def _gathered(pixels: Tensor, place: Tensor) -> Tensor:
+    """The pixels at (B, H, W) places in the flattened image, (B, 3, H, W)."""
+    return pixels.flatten(2).gather(2, place.flatten(1).unsqueeze(1).expand(-1, 3, -1)).view(-1, 3, *place.shape[1:])
 
 
 def _tensor(values: list[float] | list[list[float]], pixels: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 ALI_NO_DECAY: tuple[str, ...] = ()  # the released stage 1 looks at dimensions only, so the class token is decayed
 LABEL_NO_DECAY = ("cls_token", "pos_embed", "reg_token", "dist_token")
+_FEW_WEIGHTS = 10_000_000
 
 
 def learning_rate(epoch: float, *, epochs: float, warmup: float, peak: float, floor: float = 0.0) -> float:
@@ -56,6 +58,24 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Each group gets rate x its lr_scale; the floor of the schedule is scaled with it."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
+
+
+@contextmanager
+def single_threaded(model: nn.Module) -> Iterator[None]:
+    """One thread for work on every weight of a small network on a CPU.
+
+    The fused AdamW gathers all threads anew for each tensor. That gains nothing on tensors so small, and where another
+    program has one of the cores it takes ten times as long (docs/benchmarks.md).
+    """
+    weights, threads = list(model.parameters()), torch.get_num_threads()
+    if weights[0].device.type != "cpu" or sum(weight.numel() for weight in weights) > _FEW_WEIGHTS:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _level(name: str, depth: int) -> int:

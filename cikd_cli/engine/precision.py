@@ -4,11 +4,15 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from cikd_cli.errors import CikdError
+from cikd_cli.models.frozen import FrozenTeacher
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+_CPU_INFO = Path("/proc/cpuinfo")
+_FEW_TOKENS = 150  # up to here two products and a softmax beat the fused kernel on a CPU (docs/benchmarks.md)
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
@@ -27,15 +31,28 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=DTYPES[precision], enabled=precision != "fp32")
 
 
-def choose_attention(model: nn.Module, precision: str, device: torch.device) -> None:
-    """Plain attention for bf16 training on a CPU, where flash attention's backward pass is several times slower."""
-    fused = not (device.type == "cpu" and precision == "bf16")
-    for module in model.modules():
-        if hasattr(module, "fused_attn"):
-            setattr(module, "fused_attn", fused)  # noqa: B010 - a flag of timm's Attention, unknown to nn.Module
+def choose_attention(method: nn.Module, precision: str, device: torch.device) -> None:
+    """The faster kind of attention for the networks that a method trains and for its frozen teacher.
+
+    Fused on a GPU. On a CPU fused for many tokens only, and there not in bf16: the fused backward pass is then several
+    times slower than the plain one, and the forward pass is slower too where the processor lacks AMX.
+    """
+    networks = [(module, True) for module in method.modules() if isinstance(module, VisionTransformer)]
+    if isinstance(teacher := getattr(method, "teacher", None), FrozenTeacher):
+        networks.append((teacher.vit, False))
+    for vit, trained in networks:
+        many = vit.patch_embed.num_patches > _FEW_TOKENS
+        slow = precision == "bf16" and (trained or not _cpu_has("amx_bf16"))
+        fused = device.type != "cpu" or (many and not slow)
+        for module in vit.modules():
+            if hasattr(module, "fused_attn"):
+                setattr(module, "fused_attn", fused)  # noqa: B010 - a flag of timm's Attention, unknown to nn.Module
+
+
+def _cpu_has_bf16() -> bool:
+    return _cpu_has("avx512_bf16") or _cpu_has("amx_bf16")
 
 
 @cache
-def _cpu_has_bf16() -> bool:
-    info = Path("/proc/cpuinfo")
-    return info.exists() and any(flag in info.read_text() for flag in ("avx512_bf16", "amx_bf16"))
+def _cpu_has(flag: str) -> bool:
+    return _CPU_INFO.exists() and flag in _CPU_INFO.read_text().split()

@@ -15,7 +15,7 @@ from cikd_cli.data.batch import Batch
 from cikd_cli.data.device_loader import DeviceLoader
 from cikd_cli.data.loader import TrainLoader
 from cikd_cli.engine.distributed import World
-from cikd_cli.engine.optim import create_optimizer, learning_rate, set_learning_rate
+from cikd_cli.engine.optim import create_optimizer, learning_rate, set_learning_rate, single_threaded
 from cikd_cli.engine.precision import autocast
 from cikd_cli.models.drop_path import draw, use_draws
 
@@ -114,8 +114,9 @@ def _backward(training: Training, part: Batch, world: World, *, share: float, ep
 
 def _update(training: Training) -> None:
     use_draws(training.model, None)
-    training.scaler.step(training.optimizer)
-    training.scaler.update()
-    training.optimizer.zero_grad(set_to_none=True)
-    if training.average is not None:
-        training.average.update_parameters(training.model)
+    with single_threaded(training.model):
+        training.scaler.step(training.optimizer)
+        training.scaler.update()
+        training.optimizer.zero_grad(set_to_none=True)
+        if training.average is not None:
+            training.average.update_parameters(training.model)
