@@ -93,7 +93,7 @@ def test_bash_and_shellcheck_have_nothing_to_say(cikd, folder, words):
         (("ali", "--name", "x", "--partition", "gpu\n#SBATCH --mem=1"), "partition must"),
         (("lm", "--resume", "runs/x"), "goes on with it"),
         (("run", "--nodes", "2"), "one machine"),
-        (("ali", "--name", "x", "--time", "2"), "A job of 120 seconds would be told to save 120 seconds before its end"),
+        (("ali", "--name", "x", "--time", "2"), "A job of 120 seconds would be told to save 120 seconds"),
         (("ali", "--name", "x", "--time", "1-0", "--grace", "90000"), "a --grace below 86400"),
     ],
 )
