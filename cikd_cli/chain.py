@@ -8,7 +8,7 @@ from cikd_cli.config import CurriculumConfig, StageConfig
 from cikd_cli.errors import CikdError
 from cikd_cli.inheritance import STUDENT_KNOBS
 from cikd_cli.knobs import suggestion
-from cikd_cli.options import Request, Resolved, RunOptions, flag_name
+from cikd_cli.options import Request, Resolved, flag_name
 from cikd_cli.recipes import SECTIONS, resolve
 
 DEFAULT_DATA = "digits"  # embedded in scikit-learn: `cikd run` needs no download
@@ -99,15 +99,6 @@ def check_resume(request: Request, knobs: type[StageConfig]) -> None:
         raise CikdError(
             f"--resume continues {resume} with its own settings, so {', '.join(sorted(refused))} cannot be given",
             hint=f"cikd {request.stage} --resume {resume}",
-        )
-
-
-def check_views(options: RunOptions) -> None:
-    """Raise CikdError if --workers is given together with views that no worker makes."""
-    if options.views == "device" and options.workers:
-        raise CikdError(
-            "--workers make views image by image, and --views device makes a batch at a time on the device",
-            hint="drop one of the two",
         )
 
 

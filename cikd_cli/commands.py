@@ -10,7 +10,7 @@ import typer
 import typer.main
 
 from cikd_cli import elastic
-from cikd_cli.chain import check_resume, check_views, resolve_curriculum
+from cikd_cli.chain import check_resume, resolve_curriculum
 from cikd_cli.config import StageConfig
 from cikd_cli.console import Reporter, show_output
 from cikd_cli.errors import CikdError
@@ -49,12 +49,11 @@ def _run_stage(stage: Stage, request: Request, stray: list[str]) -> None:
     if stage.arguments != "none" and not request.runs:
         raise CikdError(f"cikd {stage.command} needs a run", hint=f"{stage.examples[0]}; cikd runs lists the runs")
     check_resume(request, stage.config)
-    check_views(request.options)
     _resolve(stage, request)
     if elastic.world_size() > 1 and not stage.trains:
         raise CikdError(f"cikd {stage.command} is not shared out among processes", hint="start it without torchrun")
-    # Read when torch loads: threads that wait for each other soon sleep instead of spinning. Two small trainings at
-    # once on two cores took 11 s with it and over 60 s without; alone, nothing changes.
+    # Read when torch loads: threads that wait for each other soon sleep instead of spinning, which two small trainings
+    # at once on two cores need badly (docs/benchmarks.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # processes that lose each other say so in pages of addresses
     summary = importlib.import_module(stage.module).run(request)
@@ -86,6 +85,12 @@ def _resolve(stage: Stage, request: Request) -> Resolved:
     """What is typed over the recipe, without what a parent run hands down."""
     if stage.command == "run":
         return resolve_curriculum(request)
+    options = request.options
+    if options.views == "device" and options.workers:
+        raise CikdError(
+            f"--views device makes views in the training process, so --workers {options.workers} would have no work",
+            hint=f"drop --workers {options.workers}, or --views cpu",
+        )
     return resolve(stage.config, stage.command, request.flags, options=request.options)
 
 

@@ -15,6 +15,7 @@ from cikd_cli.numbering import check_name
 from cikd_cli.options import Request
 from cikd_cli.render import render
 
+_LONGEST_NOTICE = 65_535  # seconds, of sbatch --signal
 RESTARTS = 3  # of the processes on several machines, after one was killed
 _WORD = r"^[\w.,:+@/=&|()*-]+$"  # what a line of sbatch takes without quotes
 _NOT_IN_A_JOB = {
@@ -33,8 +34,10 @@ class SlurmOptions(BaseModel):
     nodes: int = knob(1, "Machines.", panel=SLURM, ge=1)
     gpus_per_node: int = knob(1, "GPUs of each machine, a process each.", panel=SLURM, ge=1)
     cpus_per_gpu: int = knob(8, "Cores for each GPU, to load images.", panel=SLURM, ge=1)
-    time: str = knob("24:00:00", "Limit of the job.", panel=SLURM)
-    grace: int = knob(120, "Seconds before the limit at which the run is saved once more.", panel=SLURM, ge=1)
+    time: str = knob("24:00:00", "Limit of the job; 0: none.", panel=SLURM)
+    grace: int = knob(
+        120, "Seconds before the limit at which the run is saved once more.", panel=SLURM, ge=1, le=_LONGEST_NOTICE
+    )
     mem: str | None = knob(
         None, "Memory of each machine, e.g. 64G; none: the cluster's default.", panel=SLURM, pattern=_WORD
     )
@@ -46,7 +49,7 @@ class SlurmOptions(BaseModel):
     @field_validator("time")
     @classmethod
     def _is_time(cls, text: str) -> str:
-        if not re.fullmatch(r"([0-9]+-)?[0-9]+(:[0-5]?[0-9]){0,2}", text):
+        if not re.fullmatch(r"([0-9]{1,9}-)?[0-9]{1,9}(:[0-5]?[0-9]){0,2}", text):
             raise ValueError("a time such as 90 (minutes), 24:00:00 or 2-12:00:00 (days-hours)")
         return text
 
@@ -73,10 +76,10 @@ def script(request: Request, flags: Mapping[str, Any], *, trains: bool) -> str:
         )
     if request.several:
         raise CikdError("A job has one run", hint=f"a job for each --{next(iter(request.several))}")
-    if 0 < (limit := _seconds(asked.time)) <= asked.grace:  # 0 is SLURM's word for no limit
+    if 0 < (limit := _seconds(asked.time)) <= asked.grace:
         raise CikdError(
-            f"A job of {limit:,} seconds would be told to save {asked.grace:,} seconds before its end",
-            hint=f"a --grace below {limit}, or a longer --time",
+            f"--time {asked.time} is a job of {limit:,} seconds, too short to be saved {asked.grace:,} before its end",
+            hint=f"--grace {min(limit // 2, _LONGEST_NOTICE)}, or a longer --time (0: no limit)",
         )
     check_name(given.name)
     words = ["-m", "cikd_cli", request.stage, *request.words]
@@ -97,12 +100,13 @@ def script(request: Request, flags: Mapping[str, Any], *, trains: bool) -> str:
 
 
 def _seconds(time: str) -> int:
-    """A time of SlurmOptions: minutes, minutes:seconds, hours:minutes:seconds, or days-hours:minutes:seconds cut off
-    anywhere.
+    """A time of SlurmOptions in whole minutes, rounded up as SLURM does; 0 is no limit.
+
+    It is days-hours[:minutes[:seconds]], hours:minutes:seconds, minutes:seconds or minutes.
     """
     days, dash, clock = time.rpartition("-")
     parts = [int(part) for part in clock.split(":")]
     if not dash and len(parts) < 3:
         parts.insert(0, 0)
     hours, minutes, seconds = (*parts, 0, 0)[:3]
-    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+    return ((int(days or 0) * 24 + hours) * 60 + minutes + (seconds > 0)) * 60

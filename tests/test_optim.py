@@ -1,11 +1,15 @@
 """The learning rate of every moment, and which parameter gets which share of both decays (docs/method.md)."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from cikd_cli.config import FinetuneTeacherConfig
+from cikd_cli.data.batch import Batch
 from cikd_cli.engine import optim
+from cikd_cli.engine.distributed import World
 from cikd_cli.engine.optim import (
     ALI_NO_DECAY,
     LABEL_NO_DECAY,
@@ -15,8 +19,11 @@ from cikd_cli.engine.optim import (
     set_learning_rate,
     single_threaded,
 )
+from cikd_cli.engine.step import Training, train_step
 from cikd_cli.methods.ali import freeze_untapped
+from cikd_cli.methods.supervised import Supervised
 from cikd_cli.models import create_student, create_teacher
+from cikd_cli.models.weights import HALF
 
 LABELS = {"weight_decay": 0.05, "layer_decay": 0.75, "no_decay": LABEL_NO_DECAY}
 ALI = {"weight_decay": 0.05, "layer_decay": 1.0, "no_decay": ALI_NO_DECAY}
@@ -141,14 +148,31 @@ def test_the_first_step_at_rate_zero_moves_nothing():
     assert torch.equal(weight, torch.ones(2, 2))
 
 
-@pytest.mark.parametrize(("few", "inside"), [(10**6, 1), (10, 3)])
-def test_one_thread_updates_a_small_network(few, inside, monkeypatch):
-    monkeypatch.setattr(optim, "_FEW_WEIGHTS", few)
+@pytest.fixture
+def three_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
-    try:
-        with single_threaded(torch.nn.Linear(4, 4)):
-            meanwhile = torch.get_num_threads()
-        assert (meanwhile, torch.get_num_threads()) == (inside, 3)
-    finally:
-        torch.set_num_threads(before)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize(("few", "expected"), [(None, 1), (10, 3)])
+def test_one_thread_updates_a_small_network(few, expected, monkeypatch):
+    monkeypatch.setattr(optim, "_FEW_WEIGHTS", few or optim._FEW_WEIGHTS)
+    model = create_student("custom", num_classes=3, image_size=8, patch_size=8, end_heads=2, width=8, depth=2, heads=1)
+    method = Supervised(model, mean=HALF, std=HALF, smoothing=0.0)
+    groups = parameter_groups(model, depth=2, **LABELS)
+    training = Training(FinetuneTeacherConfig(), method, model, groups, SimpleNamespace(steps_per_epoch=1), "fp32")
+    threads = []
+    training.optimizer.register_step_pre_hook(lambda *_: threads.append(torch.get_num_threads()))
+    batch = Batch(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]), None, torch.arange(2))
+    train_step([training], batch, World(torch.device("cpu")), step=0, epoch=0)
+    assert threads == [expected]
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_elsewhere_than_on_a_cpu_the_threads_are_left_alone():
+    with single_threaded(torch.nn.Linear(4, 4, device="meta")):
+        assert torch.get_num_threads() == 3

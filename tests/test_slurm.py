@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cikd_cli import slurm
+
 WORDS = ("--set", "betas=0.9,0.95", "--lr", "1e-3", "--name", "first-try")
 HOSTILE = 'it\'s a "folder" $(touch gone) `touch gone`; touch gone'
 
@@ -93,8 +95,10 @@ def test_bash_and_shellcheck_have_nothing_to_say(cikd, folder, words):
         (("ali", "--name", "x", "--partition", "gpu\n#SBATCH --mem=1"), "partition must"),
         (("lm", "--resume", "runs/x"), "goes on with it"),
         (("run", "--nodes", "2"), "one machine"),
-        (("ali", "--name", "x", "--time", "2"), "A job of 120 seconds would be told to save 120 seconds"),
-        (("ali", "--name", "x", "--time", "1-0", "--grace", "90000"), "a --grace below 86400"),
+        (("ali", "--name", "x", "--time", "2"), "--grace 60, or a longer --time"),
+        (("ali", "--name", "x", "--grace", "65536"), "grace must be less than or equal to 65535"),
+        (("ali", "--name", "x", "--time", "1" * 5000), "time must be a time such as"),
+        (("ali", "--name", "x", "--views", "device", "--workers", "2"), "--workers 2 would have no work"),
     ],
 )
 def test_what_a_job_could_not_do_is_refused_before_it_is_queued(cikd, folder, words, said):
@@ -103,12 +107,16 @@ def test_what_a_job_could_not_do_is_refused_before_it_is_queued(cikd, folder, wo
 
 @pytest.mark.parametrize(
     ("time", "seconds"),
-    [("2", 120), ("1:30", 90), ("1:00:05", 3605), ("1-2", 93600), ("1-2:3", 93780), ("1-2:3:4", 93784)],
+    [("2", 120), ("1:30", 120), ("1:00:05", 3660), ("0-2", 7200), ("0-2:3", 7380), ("0-2:3:4", 7440)],
 )
-def test_a_limit_is_read_as_slurm_reads_it(cikd, folder, time, seconds):
+def test_a_limit_is_in_whole_minutes_rounded_up(cikd, folder, time, seconds):
     words = ("slurm", "ali", "--name", "x", "--time", time, "--grace")
     cikd(*words, str(seconds - 1))
     assert f"{seconds:,} seconds" in cikd(*words, str(seconds), code=2).output
+
+
+def test_a_limit_of_days_is_as_long_as_it_says():
+    assert slurm._seconds("1-2:3:4") == 93840
 
 
 def test_without_a_limit_any_grace_will_do(cikd, folder):

@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from cikd_cli.models.blocks import fuse_attention
+
 Loss = Callable[..., Tensor]  # called with copies of the networks; makes its inputs itself
 
 
@@ -80,8 +82,6 @@ class _Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _plain_attention(network: Any) -> None:
-    vits = [network, getattr(getattr(network, "teacher", None), "vit", None)]
-    for vit in vits:
-        for module in vit.modules() if isinstance(vit, torch.nn.Module) else ():
-            if hasattr(module, "fused_attn"):
-                setattr(module, "fused_attn", False)  # noqa: B010 - a flag of timm's Attention
+    for vit in (network, getattr(getattr(network, "teacher", None), "vit", None)):
+        if isinstance(vit, torch.nn.Module):
+            fuse_attention(vit, False)

@@ -87,9 +87,9 @@ def _augmented(pixels: Tensor, drawn: _Rows, law: ViewLaw) -> Tensor:
         pixels = warp_bilinear(pixels, torch.tensor(matrices, dtype=torch.float64, device=pixels.device))
     else:
         choices = groupby((trivial_choice(*row[:3]) for row in numbers), key=itemgetter(0))
-        runs = [(name, [magnitude for _, magnitude in run]) for name, run in choices]
-        parts = torch.split(pixels, [len(magnitudes) for _, magnitudes in runs])
-        pixels = torch.cat([apply_operation(part, *run) for part, run in zip(parts, runs, strict=True)])
+        groups = [(name, [magnitude for _, magnitude in same]) for name, same in choices]
+        parts = torch.split(pixels, [len(magnitudes) for _, magnitudes in groups])
+        pixels = torch.cat([apply_operation(part, *group) for part, group in zip(parts, groups, strict=True)])
     mirrored = torch.from_numpy(_mirrored(drawn, law)).to(pixels.device)
     return torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(3), pixels)
 

@@ -43,8 +43,8 @@ def sharpness(pixels: Tensor, factor: Tensor) -> Tensor:
 def colour_jitter(pixels: Tensor, order: NDArray[np.int64], factors: NDArray[np.float32]) -> Tensor:
     """`brightness` (0), `contrast` (1) and `saturation` (2) of each image in its own order.
 
-    order, factors: (B, 3); factors in the order of those numbers.  All are a blend, with nothing, the mean grey or the
-    grey, so that one pass serves images whose turn it is for different ones.
+    order, factors: (B, 3); factors in the order of those numbers. Each is a blend, with black, the image's mean grey
+    or its grey version, so that one pass serves images whose turns differ.
     """
     for which in order.T:
         turn = np.stack([factors[np.arange(len(which)), which], which == 1, which == 2]).astype(np.float32)

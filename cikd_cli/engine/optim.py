@@ -11,7 +11,7 @@ from torch import nn
 
 ALI_NO_DECAY: tuple[str, ...] = ()  # the released stage 1 looks at dimensions only, so the class token is decayed
 LABEL_NO_DECAY = ("cls_token", "pos_embed", "reg_token", "dist_token")
-_FEW_WEIGHTS = 10_000_000
+_FEW_WEIGHTS = 10_000_000  # between ViT-Tiny, where one of two threads is as fast, and ViT-Base (docs/benchmarks.md)
 
 
 def learning_rate(epoch: float, *, epochs: float, warmup: float, peak: float, floor: float = 0.0) -> float:
@@ -64,8 +64,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def single_threaded(model: nn.Module) -> Iterator[None]:
     """One thread for work on every weight of a small network on a CPU.
 
-    The fused AdamW gathers all threads anew for each tensor. That gains nothing on tensors so small, and where another
-    program has one of the cores it takes ten times as long (docs/benchmarks.md).
+    The fused AdamW gathers all threads anew for each tensor. On two cores that gains nothing where tensors are small,
+    and beside another program it takes two to five times as long (docs/benchmarks.md). The number of threads is the
+    process's: a thread that first calls torch meanwhile keeps to one.
     """
     weights, threads = list(model.parameters()), torch.get_num_threads()
     if weights[0].device.type != "cpu" or sum(weight.numel() for weight in weights) > _FEW_WEIGHTS:

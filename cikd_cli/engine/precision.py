@@ -8,11 +8,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from cikd_cli.errors import CikdError
+from cikd_cli.models.blocks import fuse_attention
 from cikd_cli.models.frozen import FrozenTeacher
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _CPU_INFO = Path("/proc/cpuinfo")
-_FEW_TOKENS = 150  # up to here two products and a softmax beat the fused kernel on a CPU (docs/benchmarks.md)
+_FEW_TOKENS = 64  # up to here plain attention in fp32 is as fast on a CPU, or faster (docs/benchmarks.md)
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
@@ -34,19 +35,16 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 def choose_attention(method: nn.Module, precision: str, device: torch.device) -> None:
     """The faster kind of attention for the networks that a method trains and for its frozen teacher.
 
-    Fused on a GPU. On a CPU fused for many tokens only, and there not in bf16: the fused backward pass is then several
-    times slower than the plain one, and the forward pass is slower too where the processor lacks AMX.
+    Fused on a GPU. On a CPU plain in bf16 and for few tokens; only a teacher of many tokens is fused in bf16 too, where
+    the processor has AMX (docs/benchmarks.md).
     """
     networks = [(module, True) for module in method.modules() if isinstance(module, VisionTransformer)]
     if isinstance(teacher := getattr(method, "teacher", None), FrozenTeacher):
         networks.append((teacher.vit, False))
     for vit, trained in networks:
-        many = vit.patch_embed.num_patches > _FEW_TOKENS
+        many = vit.patch_embed.num_patches + vit.num_prefix_tokens > _FEW_TOKENS
         slow = precision == "bf16" and (trained or not _cpu_has("amx_bf16"))
-        fused = device.type != "cpu" or (many and not slow)
-        for module in vit.modules():
-            if hasattr(module, "fused_attn"):
-                setattr(module, "fused_attn", fused)  # noqa: B010 - a flag of timm's Attention, unknown to nn.Module
+        fuse_attention(vit, device.type != "cpu" or (many and not slow))
 
 
 def _cpu_has_bf16() -> bool:

@@ -4,9 +4,16 @@ import torch
 import torch.nn.functional as F
 from timm.layers import Attention, PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 HALF = (torch.float16, torch.bfloat16)
+
+
+def fuse_attention(network: nn.Module, fused: bool) -> None:
+    """Let all attention in a network be timm's fused kind, or two products and a softmax."""
+    for module in network.modules():
+        if hasattr(module, "fused_attn"):
+            setattr(module, "fused_attn", fused)  # noqa: B010 - a flag of timm's Attention, unknown to nn.Module
 
 
 def embed(vit: VisionTransformer, images: Tensor) -> Tensor:

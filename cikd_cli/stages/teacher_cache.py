@@ -77,7 +77,7 @@ def open_cache(
 def _key(
     config: LmConfig, source: DataSource, spec: ModelSpec, teacher: RunDir, *, precision: str, device: str
 ) -> dict[str, Any]:
-    """Everything that logits depend on, as JSON reads it back."""
+    """Everything that logits depend on but for rounding, as JSON reads it back."""
     key = {
         "format": FORMAT,
         "teacher": (teacher.record.get("weights") or {}).get("sha256"),
