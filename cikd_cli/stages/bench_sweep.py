@@ -33,19 +33,24 @@ def run(case: Case, config: BenchConfig, device: torch.device, out: Reporter) ->
     stages: list[Stage] = [stage for stage in ALL_STAGES if stage in config.what.split(",")]
     if not stages:
         raise CikdError(f"--sweep times steps, and --what {config.what} has none.", hint="--what ali,lm")
+    places = [
+        (axis, value, stage)
+        for axis, values in _values(config, build_teacher(case), device).items()
+        for value, stage in product(values, stages)
+        if stage == "ali" or axis != "lob"
+    ]
     found: dict[str, list[dict[str, Any]]] = {}
-    for axis, values in _values(config, build_teacher(case), device).items():
-        there: list[Stage] = [stage for stage in stages if stage == "ali" or axis != "lob"]
-        found[axis] = []
-        for value, stage in product(values, there):
+    with out.progress(len(places), unit="places") as bar:
+        for number, (axis, value, stage) in enumerate(places):
+            bar.update(number, f"{AXES[axis]} {value}, {stage}")
             contest = step_contest(case.but(**{axis: value}), stage, device)
             results = measure(contest, rounds=min(config.rounds, ROUNDS), device=device)
-            found[axis] += [{"value": value} | result for result in results]
-        if found[axis]:
-            _print(out, axis, found[axis])
-    summary = {"sweep": {axis: results for axis, results in found.items() if results}}
+            found.setdefault(axis, []).extend({"value": value} | result for result in results)
+    for axis, results in found.items():
+        _print(out, axis, results)
+    summary = {"sweep": found}
     write_atomically(STEM.with_name(f"{STEM.name}.json"), (to_json(summary, indent=2) + "\n").encode())
-    panels = [(AXES[axis], _curves(results)) for axis, results in summary["sweep"].items()]
+    panels = [(AXES[axis], _curves(results)) for axis, results in found.items()]
     pictures = plot_growth(STEM, panels, memory="measured" if device.type == "cuda" else "counted")
     out.fields([("pictures", "  ".join(map(str, pictures)))])
     return summary
