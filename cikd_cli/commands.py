@@ -82,7 +82,10 @@ def _show_job(stage: Stage, request: Request, stray: list[str]) -> None:
 
 
 def _resolve(stage: Stage, request: Request) -> Resolved:
-    """What is typed over the recipe, without what a parent run hands down."""
+    """What is typed over the recipe, without what a parent run hands down.
+
+    Raises CikdError for --workers that no stage would use; `cikd run` has analyses that load images with them.
+    """
     if stage.command == "run":
         return resolve_curriculum(request)
     options = request.options

@@ -119,7 +119,7 @@ def test_a_limit_of_days_is_as_long_as_it_says():
     assert slurm._seconds("1-2:3:4") == 93840
 
 
-def test_without_a_limit_any_grace_will_do(cikd, folder):
+def test_without_a_limit_no_grace_is_too_long(cikd, folder):
     assert "USR1@300" in job(cikd, "ali", "--name", "x", "--time", "0", "--grace", "300")
 
 

@@ -65,7 +65,7 @@ def single_threaded(model: nn.Module) -> Iterator[None]:
     """One thread for work on every weight of a small network on a CPU.
 
     The fused AdamW gathers all threads anew for each tensor. On two cores that gains nothing where tensors are small,
-    and beside another program it takes two to five times as long (docs/benchmarks.md). The number of threads is the
+    and beside another program it takes several times as long (docs/benchmarks.md). The number of threads is the
     process's: a thread that first calls torch meanwhile keeps to one.
     """
     weights, threads = list(model.parameters()), torch.get_num_threads()
