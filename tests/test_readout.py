@@ -6,9 +6,10 @@ import torch
 from test_taps import VARIANTS, network, set_fused
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from cikd_cli.models import create_student
-from cikd_cli.models.blocks import embed
+from cikd_cli.models.blocks import class_token_of, embed
 from cikd_cli.models.drop_path import draw, use_draws
 from cikd_cli.models.readout import class_logits, reads_class_token
 
@@ -55,6 +56,22 @@ def test_only_one_token_reaches_the_last_mlp():
     vit.blocks[-1].mlp.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[1]))
     class_logits(vit, images())
     assert seen == [1]
+
+
+def test_no_token_but_the_first_is_projected_in_the_last_block():
+    block, tokens = network(embed_dim=64).blocks[-1], reference.seeded(1, 50, 64)
+    with FlopCounterMode(display=False) as counter:
+        class_token_of(block, tokens)
+    assert counter.get_total_flops() < 2 * 50 * 64 * 64  # of keys alone
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_class_token_is_as_exact_as_the_stock_blocks_in_half_precision(dtype):
+    block = network(embed_dim=64).blocks[-1].to(dtype)
+    tokens = reference.seeded(8, 50, 64).to(dtype)
+    plain, ours = block(tokens)[:, :1].double(), class_token_of(block, tokens).double()
+    exact = block.double()(tokens.double())[:, :1]
+    assert (ours - exact).norm() <= 1.1 * (plain - exact).norm()
 
 
 def test_in_half_precision_the_patch_embedding_is_a_matrix_product_with_the_convolutions_result():

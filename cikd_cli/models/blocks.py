@@ -35,25 +35,37 @@ def finish(block: Block, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         mixed = F.scaled_dot_product_attention(q, k, v)
     else:
         mixed = (q * attn.scale @ k.transpose(-2, -1)).softmax(dim=-1) @ v
-    mixed = attn.norm(mixed.transpose(1, 2).flatten(2))
-    x = x + block.drop_path1(block.ls1(attn.proj_drop(attn.proj(mixed))))
-    out: Tensor = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
-    return out
+    return _behind_attention(block, x, mixed.transpose(1, 2).flatten(2))
 
 
 def class_token_of(block: Block, x: Tensor) -> Tensor:
     """The block's output for the first token alone, (B, 1, width); x: (B, tokens, width).
 
-    Its query, projection and MLP are those of one token; keys and values are those of all.
+    Keys and values are never made: q . (W x) is (W' q) . x, and a weighted sum of values is W times that of the tokens.
+    The bias of the keys adds the same to every logit.
     """
     attn = block.attn
-    tokens = block.norm1(x)
-    weight, bias = attn.qkv.weight, attn.qkv.bias
+    tokens, first = block.norm1(x), x[:, :1]
+    if type(attn.k_norm) is not nn.Identity:
+        q, k, v = project(attn, tokens)
+        return finish(block, first, q[:, :, :1], k, v)
+    by_head = (attn.num_heads, attn.head_dim)
     width = attn.num_heads * attn.head_dim
-    of_q, of_kv = (None, None) if bias is None else (bias[:width], bias[width:])
-    (q,) = _by_head(attn, F.linear(tokens[:, :1], weight[:width], of_q), parts=1)
-    k, v = _by_head(attn, F.linear(tokens, weight[width:], of_kv), parts=2)
-    return finish(block, x[:, :1], attn.q_norm(q), attn.k_norm(k), v)
+    of_q, of_k, of_v = (part.view(*by_head, -1) for part in attn.qkv.weight.split(width))
+    q_bias, v_bias = (None, None) if attn.qkv.bias is None else (attn.qkv.bias[:width], attn.qkv.bias[-width:])
+    query = F.linear(tokens[:, 0], of_q.flatten(0, 1), q_bias).view(-1, *by_head)
+    asked = torch.einsum("bhd,hdw->bhw", attn.q_norm(query) * attn.scale, of_k)
+    seen = (asked @ tokens.transpose(1, 2)).softmax(dim=-1) @ tokens  # (B, heads, width)
+    mixed = torch.einsum("bhw,hdw->bhd", seen, of_v).flatten(1)
+    return _behind_attention(block, first, (mixed if v_bias is None else mixed + v_bias).unsqueeze(1))
+
+
+def _behind_attention(block: Block, x: Tensor, mixed: Tensor) -> Tensor:
+    """Projection and MLP, with their residuals; mixed: what attention makes of the values, (B, queries, width)."""
+    attn = block.attn
+    x = x + block.drop_path1(block.ls1(attn.proj_drop(attn.proj(attn.norm(mixed)))))
+    out: Tensor = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+    return out
 
 
 def _by_head(attn: Attention, x: Tensor, *, parts: int) -> tuple[Tensor, ...]:
