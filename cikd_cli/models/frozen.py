@@ -6,6 +6,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from cikd_cli.models.packed import pack_block, packable
 from cikd_cli.models.readout import class_logits
 from cikd_cli.models.taps import QKV, drop_extra_prefix, tap_qkv
 
@@ -16,6 +17,15 @@ class FrozenTeacher:
     def __init__(self, vit: VisionTransformer, *, device: torch.device, dtype: torch.dtype) -> None:
         self.vit = vit.eval().requires_grad_(False).to(device=device, dtype=dtype)
         self.dtype = dtype
+
+    def pack(self) -> None:
+        """On a CPU, lay the weights out for its products, which are faster then (docs/benchmarks.md).
+
+        Not those of the last block, whose keys and values LM makes from a part of them.
+        """
+        if next(self.vit.parameters()).device.type == "cpu" and packable(self.dtype):
+            for block in self.vit.blocks[:-1]:
+                pack_block(block)
 
     @torch.no_grad()
     def taps(self, images: Tensor, blocks: Sequence[int]) -> dict[int, QKV]:

@@ -1,0 +1,106 @@
+"""The frozen teacher with packed weights against itself."""
+
+import platform
+
+import pytest
+import reference
+import torch
+from test_bench import case
+from test_taps import VARIANTS, network
+from timm.layers import GluMlp
+from torch import nn
+
+from cikd_cli.models import packed
+from cikd_cli.models.frozen import FrozenTeacher
+from cikd_cli.models.packed import PackedLinear, packable
+from cikd_cli.stages.contest import step_contest
+
+CPU = torch.device("cpu")
+here = pytest.mark.skipif(not packable(torch.float32), reason="no oneDNN for x86 here")
+half_too = [
+    pytest.param(torch.float32, marks=here),
+    pytest.param(torch.bfloat16, marks=pytest.mark.skipif(not packable(torch.bfloat16), reason="no bf16 here")),
+]
+
+
+def teacher(dtype, **settings):
+    return FrozenTeacher(network(**settings), device=CPU, dtype=dtype)
+
+
+def everything(frozen):
+    """Taps of all blocks, and logits, as one row of numbers."""
+    images = reference.seeded(3, 3, 16, 16)
+    taps = frozen.taps(images, range(1, len(frozen.vit.blocks) + 1))
+    parts = [part for _, qkv in sorted(taps.items()) for part in qkv]
+    return torch.cat([part.double().flatten() for part in (*parts, frozen.logits(images))])
+
+
+@pytest.mark.parametrize("dtype", half_too)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_packed_weights_are_as_exact_as_plain_ones(name, dtype):
+    exact = everything(teacher(torch.float64, **VARIANTS[name]))
+    plain = everything(teacher(dtype, **VARIANTS[name]))
+    frozen = teacher(dtype, **VARIANTS[name])
+    frozen.pack()
+    error, own = (float((x - exact).norm() / exact.norm()) for x in (plain, everything(frozen)))
+    assert own <= 1.1 * error + 1e-7
+
+
+def linear_layers(frozen):
+    """Of each block."""
+    return [[m for m in block.modules() if isinstance(m, PackedLinear | nn.Linear)] for block in frozen.vit.blocks]
+
+
+@here
+def test_all_blocks_but_the_last_are_packed_and_once_only():
+    frozen = teacher(torch.float32)
+    frozen.pack()
+    once = linear_layers(frozen)
+    frozen.pack()
+    assert linear_layers(frozen) == once
+    assert [[type(layer) for layer in block] for block in once] == [[PackedLinear] * 4] * 3 + [[nn.Linear] * 4]
+
+
+@here
+@pytest.mark.parametrize(
+    ("settings", "fused"),
+    [
+        ({}, True),
+        ({"act_layer": lambda: nn.GELU("tanh")}, False),
+        ({"act_layer": nn.ReLU}, False),
+        ({"mlp_layer": GluMlp, "act_layer": nn.GELU}, False),  # of half the layer's outputs only
+    ],
+)
+def test_an_exact_gelu_of_all_outputs_is_part_of_a_packed_layer(settings, fused):
+    frozen = teacher(torch.float32, **settings)
+    plain = everything(frozen)
+    frozen.pack()
+    assert [block.mlp.fc1.gelu for block in frozen.vit.blocks[:-1]] == [fused] * 3
+    torch.testing.assert_close(everything(frozen), plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("machine", "onednn", "bf16", "answers"),
+    [
+        ("x86_64", True, True, (True, True)),
+        ("AMD64", True, False, (True, False)),
+        ("aarch64", True, True, (False, False)),
+        ("x86_64", False, True, (False, False)),
+    ],
+)
+def test_weights_are_packed_where_onednn_can_use_them(machine, onednn, bf16, answers, monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
+    monkeypatch.setattr(packed, "_multiplies_bf16", lambda: bf16)
+    assert (packable(torch.float32), packable(torch.bfloat16)) == answers
+    assert not packable(torch.float16)
+    assert not packable(torch.float64)
+
+
+@pytest.mark.parametrize("stage", ["ali", "lm"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_training_packs_its_teacher_unless_that_is_compiled(stage, compiled, monkeypatch):
+    called = []
+    monkeypatch.setattr(FrozenTeacher, "pack", lambda self: called.append(self))
+    step_contest(case(precision="fp32", batch_size=4, compile=compiled), stage, CPU)
+    assert len(called) == (0 if compiled else 1)
