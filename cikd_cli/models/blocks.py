@@ -51,13 +51,13 @@ def class_token_of(block: Block, x: Tensor) -> Tensor:
         return finish(block, first, q[:, :, :1], k, v)
     by_head = (attn.num_heads, attn.head_dim)
     width = attn.num_heads * attn.head_dim
+    bias = attn.qkv.weight.new_zeros(3 * width) if attn.qkv.bias is None else attn.qkv.bias
     of_q, of_k, of_v = (part.view(*by_head, -1) for part in attn.qkv.weight.split(width))
-    q_bias, v_bias = (None, None) if attn.qkv.bias is None else (attn.qkv.bias[:width], attn.qkv.bias[-width:])
-    query = F.linear(tokens[:, 0], of_q.flatten(0, 1), q_bias).view(-1, *by_head)
+    query = F.linear(tokens[:, 0], of_q.flatten(0, 1), bias[:width]).view(-1, *by_head)
     asked = torch.einsum("bhd,hdw->bhw", attn.q_norm(query) * attn.scale, of_k)
     seen = (asked @ tokens.transpose(1, 2)).softmax(dim=-1) @ tokens  # (B, heads, width)
-    mixed = torch.einsum("bhw,hdw->bhd", seen, of_v).flatten(1)
-    return _behind_attention(block, first, (mixed if v_bias is None else mixed + v_bias).unsqueeze(1))
+    mixed = torch.baddbmm(bias[-width:].view(-1, 1, attn.head_dim), seen.transpose(0, 1), of_v.transpose(1, 2))
+    return _behind_attention(block, first, mixed.transpose(0, 1).flatten(1).unsqueeze(1))
 
 
 def _behind_attention(block: Block, x: Tensor, mixed: Tensor) -> Tensor:
