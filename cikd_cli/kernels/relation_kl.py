@@ -102,27 +102,30 @@ def _chunked(teacher: Pair, student: Pair, *, gradients: bool) -> tuple[Tensor, 
     made = tuple(x.new_empty(x.shape, dtype=wide) for x in student) if gradients else ()
     most = max(1, CHUNK.get(student[0].device.type, CHUNK_ON_GPU) // (tokens * tokens))
     maps = student[0].new_empty(3, min(most, images * heads), tokens, tokens, dtype=wide)  # for all parts
+    sums = maps.new_empty(3, images, heads, tokens, 1)
+    scale = maps.new_full((), width**-0.5 / rows)
     large = _may_be_large(*teacher) or _may_be_large(*student)
     values = teacher[0] is teacher[1] and student[0] is student[1]  # VV: each of its tensors is looked at once
-    bits = []
-    for c, d, a, b, *of in zip(*(_parts(x, most) for x in (*teacher, *student, *made)), strict=True):
+    for c, d, a, b, *of in zip(*(_parts(x, most) for x in (*teacher, *student, *sums, *made)), strict=True):
         c, a = c.to(wide), a.to(wide)
         d, b = (c, a) if values else (d.to(wide), b.to(wide))
         x, y, difference = maps[:, : len(a)]
+        sum_x, sum_y, of_difference, *gradient = of
         _logits(c, d, large=large, out=x)
         _logits(a, b, large=large, out=y)
         torch.sub(x, y, out=difference)
-        sum_x, sum_y = (z.exp2_().sum(dim=-1, keepdim=True) for z in (x, y))
-        ratio = sum_y / sum_x
-        bits.append(difference.mul_(x).sum(dim=-1, keepdim=True).div_(sum_x).add_(ratio.log2()))
-        if of:
-            y.addcmul_(x, ratio, value=-1)
-            scale = width**-0.5 / rows / sum_y
-            torch.mul(torch.bmm(y, b), scale, out=of[0])
-            torch.bmm(y.transpose(1, 2), a * scale, out=of[1])
+        torch.sum(x.exp2_(), dim=-1, keepdim=True, out=sum_x)
+        torch.sum(y.exp2_(), dim=-1, keepdim=True, out=sum_y)
+        torch.sum(difference.mul_(x), dim=-1, keepdim=True, out=of_difference)
+        if gradient:
+            y.addcmul_(x, sum_y / sum_x, value=-1)
+            of_row = scale / sum_y
+            torch.mul(torch.bmm(y, b), of_row, out=gradient[0])
+            torch.bmm(y.transpose(1, 2), a * of_row, out=gradient[1])
+    bits = sums[2] / sums[0] + (sums[1] / sums[0]).log2()
     # an entry is about 1e-7 at a batch of 256: too small for fp16 before the loss is scaled
     exact = wide if student[0].dtype == torch.float16 else student[0].dtype
-    loss = torch.cat(bits).sum(dtype=torch.float64) * (math.log(2) / rows)
+    loss = bits.sum(dtype=torch.float64) * (math.log(2) / rows)
     return loss.to(wide), *(x.to(exact) for x in made)
 
 
