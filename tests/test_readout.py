@@ -33,8 +33,9 @@ def test_a_network_that_reads_more_than_the_class_token_runs_as_it_is(settings):
     assert torch.equal(class_logits(vit, images()), vit(images()))
 
 
-def test_the_gradients_are_those_of_the_stock_network():
-    vit = network()
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_gradients_are_those_of_the_stock_network(name):
+    vit = network(**VARIANTS[name])
     wanted = torch.autograd.grad(vit(images()).logsumexp(1).sum(), list(vit.parameters()))
     found = torch.autograd.grad(class_logits(vit, images()).logsumexp(1).sum(), list(vit.parameters()))
     for ours, theirs in zip(found, wanted, strict=True):
@@ -65,13 +66,26 @@ def test_no_token_but_the_first_is_projected_in_the_last_block():
     assert counter.get_total_flops() < 2 * 50 * 64 * 64  # of keys alone
 
 
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("sharp", [1, 3])  # logits of standard deviation 1 and 10
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_class_token_is_as_exact_as_the_stock_blocks_in_half_precision(dtype):
-    block = network(embed_dim=64).blocks[-1].to(dtype)
-    tokens = reference.seeded(64, 50, 64).to(dtype)
+def test_the_class_token_is_as_exact_as_the_stock_blocks_in_half_precision(dtype, sharp, fused):
+    vit = set_fused(network(embed_dim=64), fused)
+    block = vit.blocks[-1]
+    block.attn.qkv.weight.data[:128] *= sharp
+    block, tokens = block.to(dtype), reference.seeded(64, 50, 64).to(dtype)
     plain, ours = block(tokens)[:, :1].double(), class_token_of(block, tokens).double()
     exact = block.double()(tokens.double())[:, :1]
     assert (ours - exact).norm() <= 1.1 * (plain - exact).norm()
+
+
+def test_half_precision_around_a_student_does_not_change_its_class_token_much():
+    block, tokens = network(embed_dim=64).blocks[-1], reference.seeded(64, 50, 64)
+    exact = torch.autograd.grad(class_token_of(block, tokens).square().sum(), block.attn.qkv.weight)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        out = class_token_of(block, tokens)
+    (half,) = torch.autograd.grad(out.float().square().sum(), block.attn.qkv.weight)
+    assert (half - exact).norm() <= 0.05 * exact.norm()
 
 
 def test_in_half_precision_the_patch_embedding_is_a_matrix_product_with_the_convolutions_result():

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cikd_cli.models.frozen import FrozenTeacher
+from cikd_cli.models.frozen import teacher_of
 
 # Compiling takes about a minute. A guess, not a measurement: 2,000 steps are about ten of ViT-Tiny at batch 256.
 WORTH_STEPS = 2000
@@ -14,7 +14,7 @@ WORTH_STEPS = 2000
 def worth_compiling(wanted: bool | None, device: torch.device, *, steps: int) -> bool:
     """What the user said; if nothing, only on a GPU with Triton, for a run long enough to earn the minute back.
 
-    On a CPU it is off: there compiled blocks gained 6 to 12 % and took over 30 s (docs/benchmarks.md).
+    On a CPU it is off: there compiled blocks were no faster than packed ones (docs/benchmarks.md).
     """
     if wanted is not None:
         return wanted
@@ -30,9 +30,9 @@ def compile_blocks(method: nn.Module, model: nn.Module, *, backend: str = "induc
 
     Block by block, not the whole network: blocks share their code, so one compilation serves all that look alike.
     """
-    teacher = getattr(method, "teacher", None)
+    teacher = teacher_of(method)
     torch._dynamo.reset()  # graphs of the stage before count against a limit of eight
-    networks: list[Any] = [model, teacher.vit] if isinstance(teacher, FrozenTeacher) else [model]
+    networks: list[Any] = [model, teacher.vit] if teacher else [model]
     for network in networks:
         for block in network.blocks:
             block.compile(dynamic=False, backend=backend)

@@ -9,7 +9,7 @@ from torch import nn
 
 from cikd_cli.errors import CikdError
 from cikd_cli.models.blocks import fuse_attention
-from cikd_cli.models.frozen import FrozenTeacher
+from cikd_cli.models.frozen import teacher_of
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -39,7 +39,7 @@ def choose_attention(method: nn.Module, precision: str, device: torch.device) ->
     the processor has AMX (docs/benchmarks.md).
     """
     networks = [(module, True) for module in method.modules() if isinstance(module, VisionTransformer)]
-    if isinstance(teacher := getattr(method, "teacher", None), FrozenTeacher):
+    if teacher := teacher_of(method):
         networks.append((teacher.vit, False))
     for vit, trained in networks:
         many = vit.patch_embed.num_patches + vit.num_prefix_tokens > _FEW_TOKENS

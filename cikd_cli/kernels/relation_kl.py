@@ -92,9 +92,9 @@ class _RelationKL(torch.autograd.Function):
 def _chunked(teacher: Pair, student: Pair, *, gradients: bool) -> tuple[Tensor, ...]:
     """The loss and, if wanted, its gradients in the student's a and b, from a few heads or images at a time.
 
-    Powers of 2, as a CPU takes a third of the time for them that it takes for those of e: with logits t and s over
-    log 2, x = 2^t, y = 2^s and their sums X and Y over a row, KL / log 2 = sum_j x_j (t_j - s_j) / X + log2(Y / X). In
-    the natural logit Y dKL = y - x Y / X; 1 / Y is applied behind the products.
+    Powers of 2 take a CPU a third of the time of those of e (docs/benchmarks.md). With logits t and s over log 2,
+    x = 2^t, y = 2^s and their sums X and Y over a row, KL / log 2 = sum_j x_j (t_j - s_j) / X + log2(Y / X). In the
+    natural logit Y dKL = y - x Y / X; 1 / Y is applied behind the products.
     """
     images, heads, tokens, width = student[0].shape
     rows = images * heads * tokens
@@ -103,14 +103,14 @@ def _chunked(teacher: Pair, student: Pair, *, gradients: bool) -> tuple[Tensor, 
     most = max(1, CHUNK.get(student[0].device.type, CHUNK_ON_GPU) // (tokens * tokens))
     maps = student[0].new_empty(3, min(most, images * heads), tokens, tokens, dtype=wide)  # for all parts
     sums = maps.new_empty(3, images, heads, tokens, 1)
-    scale = maps.new_full((), width**-0.5 / rows)
+    scale = maps.new_full((), width**-0.5 / rows)  # a tensor, as a number over a tensor is two operations
     large = _may_be_large(*teacher) or _may_be_large(*student)
     values = teacher[0] is teacher[1] and student[0] is student[1]  # VV: each of its tensors is looked at once
-    for c, d, a, b, *of in zip(*(_parts(x, most) for x in (*teacher, *student, *sums, *made)), strict=True):
+    parts = zip(*(_parts(x, most) for x in (*teacher, *student, *sums, *made)), strict=True)
+    for c, d, a, b, sum_x, sum_y, of_difference, *gradient in parts:
         c, a = c.to(wide), a.to(wide)
         d, b = (c, a) if values else (d.to(wide), b.to(wide))
         x, y, difference = maps[:, : len(a)]
-        sum_x, sum_y, of_difference, *gradient = of
         _logits(c, d, large=large, out=x)
         _logits(a, b, large=large, out=y)
         torch.sub(x, y, out=difference)

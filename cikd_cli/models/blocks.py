@@ -24,7 +24,7 @@ def embed(vit: VisionTransformer, images: Tensor) -> Tensor:
 
 def project(attn: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """q, k, v after q/k norm, each (B, heads, tokens, head_dim), of normalised tokens x (B, tokens, width)."""
-    q, k, v = _by_head(attn, attn.qkv(x), parts=3)
+    q, k, v = attn.qkv(x).unflatten(-1, (3, attn.num_heads, attn.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
     return attn.q_norm(q), attn.k_norm(k), v
 
 
@@ -41,22 +41,26 @@ def finish(block: Block, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def class_token_of(block: Block, x: Tensor) -> Tensor:
     """The block's output for the first token alone, (B, 1, width); x: (B, tokens, width).
 
-    Keys and values are never made: q . (W x) is (W' q) . x, and a weighted sum of values is W times that of the tokens.
-    The bias of the keys adds the same to every logit.
+    Keys and values are not made: q . (W x) is (W' q) . x, and a weighted sum of values is W times that of the tokens.
+    The bias of the keys adds the same to every logit. Only a norm of the keys needs them. Logits are at least float32.
     """
     attn = block.attn
     tokens, first = block.norm1(x), x[:, :1]
     if type(attn.k_norm) is not nn.Identity:
         q, k, v = project(attn, tokens)
         return finish(block, first, q[:, :, :1], k, v)
-    by_head = (attn.num_heads, attn.head_dim)
+    weight, by_head = attn.qkv.weight, (attn.num_heads, attn.head_dim)
     width = attn.num_heads * attn.head_dim
-    bias = attn.qkv.weight.new_zeros(3 * width) if attn.qkv.bias is None else attn.qkv.bias
-    of_q, of_k, of_v = (part.view(*by_head, -1) for part in attn.qkv.weight.split(width))
-    query = F.linear(tokens[:, 0], of_q.flatten(0, 1), bias[:width]).view(-1, *by_head)
-    asked = torch.einsum("bhd,hdw->bhw", attn.q_norm(query) * attn.scale, of_k)
-    seen = (asked @ tokens.transpose(1, 2)).softmax(dim=-1) @ tokens  # (B, heads, width)
-    mixed = torch.baddbmm(bias[-width:].view(-1, 1, attn.head_dim), seen.transpose(0, 1), of_v.transpose(1, 2))
+    bias = weight.new_zeros(3 * width) if attn.qkv.bias is None else attn.qkv.bias
+    of_k, of_v = (part.view(*by_head, -1) for part in weight[width:].split(width))
+    query = F.linear(tokens[:, 0], weight[:width], bias[:width]).view(-1, *by_head)
+    asked = torch.einsum("bhd,hdw->bhw", query * attn.scale, of_k)
+    with torch.autocast(x.device.type, enabled=False):
+        wide = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+        seen = (asked.to(wide.dtype) @ wide.transpose(1, 2)).softmax(dim=-1) @ wide  # (B, heads, width)
+    mixed = torch.baddbmm(
+        bias[-width:].view(-1, 1, attn.head_dim), seen.to(asked.dtype).transpose(0, 1), of_v.transpose(1, 2)
+    )
     return _behind_attention(block, first, mixed.transpose(0, 1).flatten(1).unsqueeze(1))
 
 
@@ -66,11 +70,6 @@ def _behind_attention(block: Block, x: Tensor, mixed: Tensor) -> Tensor:
     x = x + block.drop_path1(block.ls1(attn.proj_drop(attn.proj(attn.norm(mixed)))))
     out: Tensor = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
     return out
-
-
-def _by_head(attn: Attention, x: Tensor, *, parts: int) -> tuple[Tensor, ...]:
-    batch, tokens, _ = x.shape
-    return x.reshape(batch, tokens, parts, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def _patch_tokens(embedding: PatchEmbed, images: Tensor) -> Tensor:

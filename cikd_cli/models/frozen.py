@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from cikd_cli.models.packed import pack_block, packable
 from cikd_cli.models.readout import class_logits
@@ -19,9 +19,9 @@ class FrozenTeacher:
         self.dtype = dtype
 
     def pack(self) -> None:
-        """On a CPU, lay the weights out for its products, which are faster then (docs/benchmarks.md).
+        """On a CPU, lay the weights out as its products want them (docs/benchmarks.md).
 
-        Not those of the last block, whose keys and values LM makes from a part of them.
+        Not those of the last block: LM takes parts of its qkv weights, for the class token.
         """
         if next(self.vit.parameters()).device.type == "cpu" and packable(self.dtype):
             for block in self.vit.blocks[:-1]:
@@ -46,3 +46,9 @@ class FrozenTeacher:
     def _assert_frozen(self) -> None:
         if self.vit.training:
             raise AssertionError("the teacher has left eval mode")
+
+
+def teacher_of(method: nn.Module) -> FrozenTeacher | None:
+    """The frozen teacher that a method holds, if any."""
+    teacher = getattr(method, "teacher", None)
+    return teacher if isinstance(teacher, FrozenTeacher) else None

@@ -18,7 +18,7 @@ from cikd_cli.engine.distributed import Hardware, World
 from cikd_cli.engine.evaluate import predict, topk_hits
 from cikd_cli.engine.precision import choose_attention, choose_precision
 from cikd_cli.engine.step import Training, train_step
-from cikd_cli.models.frozen import FrozenTeacher
+from cikd_cli.models.frozen import teacher_of
 from cikd_cli.models.weights import encode_model
 from cikd_cli.options import RunOptions
 from cikd_cli.stages import header
@@ -46,7 +46,7 @@ def _training(job: Job, loader: TrainLoader | DeviceLoader, world: World) -> Tra
     if worth_compiling(config.compile, world.device, steps=training.steps):
         compile_blocks(job.method, job.model)
         training.compiling = True
-    elif isinstance(teacher := getattr(job.method, "teacher", None), FrozenTeacher):
+    elif teacher := teacher_of(job.method):
         teacher.pack()
     if job.scored:
         training.evaluate = _scorer(job, world, precision)
