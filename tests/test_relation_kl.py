@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from cikd_cli.errors import CikdError
-from cikd_cli.kernels.relation_kl import CHUNK, LARGE, materialised_relation_kl, relation_kl, why_not_fused
+from cikd_cli.kernels import relation_kl as kernel
+from cikd_cli.kernels.relation_kl import CHUNK, LARGE, SMALL, materialised_relation_kl, relation_kl, why_not_fused
 
 
 def tokens(shape: tuple[int, ...], seed: int, scale: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -129,15 +130,21 @@ def test_large_scores_give_the_definitions_value_and_finite_gradients(size):
     assert gradient.abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("share", [0.999, 1.001], ids=["below", "above"])
-def test_rows_at_the_limit_up_to_which_their_largest_is_not_taken_off_are_exact(share):
+@pytest.mark.parametrize(("share", "tries"), [(0.999, [False]), (1.001, [False, True])], ids=["inside", "outside"])
+@pytest.mark.parametrize(("limit", "sign"), [(math.log(LARGE / 9), 1), (-math.log(SMALL / 9), -1)], ids=["up", "down"])
+def test_rows_at_the_limits_up_to_which_their_largest_is_not_taken_off_are_exact(
+    limit, sign, share, tries, monkeypatch
+):
+    seen, logits = [], kernel._logits
+    monkeypatch.setattr(
+        kernel, "_logits", lambda *x, shifted, out: (seen.append(shifted), logits(*x, shifted=shifted, out=out))
+    )
     generator = torch.Generator().manual_seed(4)
-    # heads of one channel, whose logits are products of two numbers; the first is as large as it can be
-    numbers = 2 * torch.rand(4, 2, 2, 9, 1, generator=generator) - 1
-    numbers[:, :, :, 0] = 1
-    numbers[:2, :, 1] = 1  # a head in which all logits of the teacher are largest, and all of the student smallest
-    numbers[2, :, 1], numbers[3, :, 1] = 1, -1
-    (*teacher, q, k) = numbers * (share * LARGE) ** 0.5
+    # heads of one channel, whose logits are products of two numbers
+    numbers = 1.8 * torch.rand(4, 2, 2, 9, 1, generator=generator) - 0.9
+    numbers[:, :, 1], numbers[1, :, 1] = 1, sign  # a head in which nine logits of the teacher are at the limit
+    numbers[3, :, 1] = -0.9  # and all of the student are small
+    (*teacher, q, k) = numbers * (share * limit) ** 0.5
     wide = [x.double() for x in (*teacher, q, k)]
     student = tuple(x.requires_grad_() for x in (q.clone(), k.clone()))
     exact = tuple(x.requires_grad_() for x in wide[2:])
@@ -146,6 +153,7 @@ def test_rows_at_the_limit_up_to_which_their_largest_is_not_taken_off_are_exact(
     wanted = torch.autograd.grad(expected, exact)
     for found, right in zip(torch.autograd.grad(loss, student), wanted, strict=True):
         assert (found - right).norm() < 1e-5 * right.norm()
+    assert list(dict.fromkeys(seen)) == tries
 
 
 def test_it_is_finite_where_the_logarithm_of_a_softmax_is_not():

@@ -20,7 +20,8 @@ Pair = tuple[Tensor, Tensor]  # (q, k) or (v, v), each (B, heads, tokens, head_d
 # 64 MiB.
 CHUNK = {"cpu": 2**19}
 CHUNK_ON_GPU = 2**24
-LARGE = 40.0  # of a logit: up to here its exponential, and quotients of sums of them, stay within float32
+# Sums of powers over a row, between which their quotients, and these times a power, stay within float32.
+SMALL, LARGE = 2.0**-60, 2.0**60
 
 
 def relation_kl(teacher: Pair, student: Pair) -> Tensor:
@@ -75,7 +76,8 @@ class _RelationKL(torch.autograd.Function):
 
             loss, *gradients = fused_relation_kl(teacher, student)
         else:
-            loss, *gradients = _chunked(teacher, student, gradients=wanted)
+            waits = a.device.type != "cpu" or is_fake(a)  # to look at sums
+            loss, *gradients = _chunked(teacher, student, gradients=wanted, shifted=waits)
         ctx.save_for_backward(*gradients)
         return loss
 
@@ -89,9 +91,10 @@ class _RelationKL(torch.autograd.Function):
         return None, None, of_a * grad, of_b * grad
 
 
-def _chunked(teacher: Pair, student: Pair, *, gradients: bool) -> tuple[Tensor, ...]:
+def _chunked(teacher: Pair, student: Pair, *, gradients: bool, shifted: bool) -> tuple[Tensor, ...]:
     """The loss and, if wanted, its gradients in the student's a and b, from a few heads or images at a time.
 
+    shifted: with the largest logit of each row taken off; if not, that is done again where a sum leaves its range.
     Powers of 2 take a CPU a third of the time of those of e (docs/benchmarks.md). With logits t and s over log 2,
     x = 2^t, y = 2^s and their sums X and Y over a row, KL / log 2 = sum_j x_j (t_j - s_j) / X + log2(Y / X). In the
     natural logit Y dKL = y - x Y / X; 1 / Y is applied behind the products.
@@ -104,15 +107,14 @@ def _chunked(teacher: Pair, student: Pair, *, gradients: bool) -> tuple[Tensor, 
     maps = student[0].new_empty(3, min(most, images * heads), tokens, tokens, dtype=wide)  # for all parts
     sums = maps.new_empty(3, images, heads, tokens, 1)
     scale = maps.new_full((), width**-0.5 / rows)  # a tensor, as a number over a tensor is two operations
-    large = _may_be_large(*teacher) or _may_be_large(*student)
     values = teacher[0] is teacher[1] and student[0] is student[1]  # VV: each of its tensors is looked at once
     parts = zip(*(_parts(x, most) for x in (*teacher, *student, *sums, *made)), strict=True)
     for c, d, a, b, sum_x, sum_y, of_difference, *gradient in parts:
         c, a = c.to(wide), a.to(wide)
         d, b = (c, a) if values else (d.to(wide), b.to(wide))
         x, y, difference = maps[:, : len(a)]
-        _logits(c, d, large=large, out=x)
-        _logits(a, b, large=large, out=y)
+        _logits(c, d, shifted=shifted, out=x)
+        _logits(a, b, shifted=shifted, out=y)
         torch.sub(x, y, out=difference)
         torch.sum(x.exp2_(), dim=-1, keepdim=True, out=sum_x)
         torch.sum(y.exp2_(), dim=-1, keepdim=True, out=sum_y)
@@ -122,6 +124,8 @@ def _chunked(teacher: Pair, student: Pair, *, gradients: bool) -> tuple[Tensor, 
             of_row = scale / sum_y
             torch.mul(torch.bmm(y, b), of_row, out=gradient[0])
             torch.bmm(y.transpose(1, 2), a * of_row, out=gradient[1])
+    if not shifted and not _in_range(sums[:2]):
+        return _chunked(teacher, student, gradients=gradients, shifted=True)
     bits = sums[2] / sums[0] + (sums[1] / sums[0]).log2()
     # an entry is about 1e-7 at a batch of 256: too small for fp16 before the loss is scaled
     exact = wide if student[0].dtype == torch.float16 else student[0].dtype
@@ -139,18 +143,15 @@ def _parts(x: Tensor, most: int) -> list[Tensor]:
     return [part.flatten(0, 1) for part in torch.split(x, most // heads)]
 
 
-def _may_be_large(a: Tensor, b: Tensor) -> bool:
-    """Whether a logit may leave -LARGE...LARGE, by Cauchy-Schwarz; a GPU is not waited for: there it may."""
-    if a.device.type != "cpu" or is_fake(a):
-        return True
-    lengths = [float(torch.linalg.vector_norm(x, dim=-1).amax()) for x in ((a,) if a is b else (a, b))]
-    return not lengths[0] * lengths[-1] * a.shape[-1] ** -0.5 < LARGE  # a NaN may be anything
+def _in_range(sums: Tensor) -> bool:
+    low, high = sums.aminmax()
+    return bool((low > SMALL) & (high < LARGE))  # a NaN is nowhere
 
 
-def _logits(a: Tensor, b: Tensor, *, large: bool, out: Tensor) -> None:
-    """(maps, tokens, tokens), divided by log 2; if they may be large, the largest of each row becomes 0."""
+def _logits(a: Tensor, b: Tensor, *, shifted: bool, out: Tensor) -> None:
+    """(maps, tokens, tokens), divided by log 2; if shifted, the largest of each row is 0."""
     torch.baddbmm(out, a, b.transpose(1, 2), beta=0, alpha=a.shape[-1] ** -0.5 / math.log(2), out=out)
-    if large:
+    if shifted:
         out.sub_(out.amax(dim=-1, keepdim=True))
 
 
