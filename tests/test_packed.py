@@ -1,6 +1,7 @@
 """The frozen teacher with packed weights against itself."""
 
 import platform
+from types import SimpleNamespace
 
 import pytest
 import reference
@@ -10,7 +11,6 @@ from test_taps import VARIANTS, network
 from timm.layers import GluMlp, Mlp
 from torch import nn
 
-from cikd_cli.models import packed
 from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.packed import PackedLinear, packable
 from cikd_cli.stages import prepare
@@ -67,7 +67,7 @@ class TwiceLinear(nn.Linear):
         return 2 * super().forward(x)
 
 
-def Doubled(*sizes, **settings):  # noqa: N802 - in place of timm's class
+def doubled(*sizes, **settings):
     """timm's Mlp with another kind of first layer, as adapters have."""
     mlp = Mlp(*sizes, **settings)
     mlp.fc1 = TwiceLinear(mlp.fc1.in_features, mlp.fc1.out_features)
@@ -82,7 +82,7 @@ def Doubled(*sizes, **settings):  # noqa: N802 - in place of timm's class
         ({"act_layer": lambda: nn.GELU("tanh")}, nn.GELU),
         ({"act_layer": nn.ReLU}, nn.ReLU),
         ({"mlp_layer": GluMlp, "act_layer": nn.GELU}, nn.GELU),  # of half the layer's outputs only
-        ({"mlp_layer": Doubled}, nn.GELU),
+        ({"mlp_layer": doubled}, nn.GELU),
     ],
 )
 def test_an_exact_gelu_of_all_outputs_is_part_of_a_packed_layer(settings, act):
@@ -105,12 +105,14 @@ def test_an_exact_gelu_of_all_outputs_is_part_of_a_packed_layer(settings, act):
 def test_weights_are_packed_where_onednn_can_use_them(machine, onednn, bf16, answers, monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
-    monkeypatch.setattr(packed, "_multiplies_bf16", lambda: bf16)
+    names = {"_linear_pointwise": None, "_reorder_linear_weight": None, "_is_mkldnn_bf16_supported": lambda: bf16}
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(**names))
     assert (packable(torch.float32), packable(torch.bfloat16)) == answers
     assert not packable(torch.float16)
     assert not packable(torch.float64)
 
 
+@here
 def test_nothing_is_packed_where_pytorch_has_no_such_operation(monkeypatch):
     monkeypatch.setattr(torch.ops, "mkldnn", object())
     assert not packable(torch.float32)

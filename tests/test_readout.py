@@ -79,9 +79,9 @@ def test_the_class_token_is_as_exact_as_the_stock_blocks_in_half_precision(dtype
     assert (ours - exact).norm() <= 1.1 * (plain - exact).norm()
 
 
-def test_half_precision_around_a_student_does_not_change_its_class_token_much():
+def test_around_a_student_half_precision_hardly_changes_the_stock_blocks_gradient():
     block, tokens = network(embed_dim=64).blocks[-1], reference.seeded(64, 50, 64)
-    exact = torch.autograd.grad(class_token_of(block, tokens).square().sum(), block.attn.qkv.weight)[0]
+    (exact,) = torch.autograd.grad(block(tokens)[:, :1].square().sum(), block.attn.qkv.weight)
     with torch.autocast("cpu", torch.bfloat16):
         out = class_token_of(block, tokens)
     (half,) = torch.autograd.grad(out.float().square().sum(), block.attn.qkv.weight)

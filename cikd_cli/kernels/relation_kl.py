@@ -76,8 +76,8 @@ class _RelationKL(torch.autograd.Function):
 
             loss, *gradients = fused_relation_kl(teacher, student)
         else:
-            waits = a.device.type != "cpu" or is_fake(a)  # to look at sums
-            loss, *gradients = _chunked(teacher, student, gradients=wanted, shifted=waits)
+            shifted = a.device.type != "cpu" or is_fake(a)  # a GPU's sums are not waited for, fake ones say nothing
+            loss, *gradients = _chunked(teacher, student, gradients=wanted, shifted=shifted)
         ctx.save_for_backward(*gradients)
         return loss
 
@@ -94,7 +94,7 @@ class _RelationKL(torch.autograd.Function):
 def _chunked(teacher: Pair, student: Pair, *, gradients: bool, shifted: bool) -> tuple[Tensor, ...]:
     """The loss and, if wanted, its gradients in the student's a and b, from a few heads or images at a time.
 
-    shifted: with the largest logit of each row taken off; if not, that is done again where a sum leaves its range.
+    shifted: with the largest logit of each row taken off; if not, all begins again with that once a sum leaves its range.
     Powers of 2 take a CPU a third of the time of those of e (docs/benchmarks.md). With logits t and s over log 2,
     x = 2^t, y = 2^s and their sums X and Y over a row, KL / log 2 = sum_j x_j (t_j - s_j) / X + log2(Y / X). In the
     natural logit Y dKL = y - x Y / X; 1 / Y is applied behind the products.
@@ -118,14 +118,14 @@ def _chunked(teacher: Pair, student: Pair, *, gradients: bool, shifted: bool) ->
         torch.sub(x, y, out=difference)
         torch.sum(x.exp2_(), dim=-1, keepdim=True, out=sum_x)
         torch.sum(y.exp2_(), dim=-1, keepdim=True, out=sum_y)
+        if not (shifted or (_in_range(sum_x) and _in_range(sum_y))):
+            return _chunked(teacher, student, gradients=gradients, shifted=True)
         torch.sum(difference.mul_(x), dim=-1, keepdim=True, out=of_difference)
         if gradient:
             y.addcmul_(x, sum_y / sum_x, value=-1)
             of_row = scale / sum_y
             torch.mul(torch.bmm(y, b), of_row, out=gradient[0])
             torch.bmm(y.transpose(1, 2), a * of_row, out=gradient[1])
-    if not shifted and not _in_range(sums[:2]):
-        return _chunked(teacher, student, gradients=gradients, shifted=True)
     bits = sums[2] / sums[0] + (sums[1] / sums[0]).log2()
     # an entry is about 1e-7 at a batch of 256: too small for fp16 before the loss is scaled
     exact = wide if student[0].dtype == torch.float16 else student[0].dtype
@@ -145,7 +145,7 @@ def _parts(x: Tensor, most: int) -> list[Tensor]:
 
 def _in_range(sums: Tensor) -> bool:
     low, high = sums.aminmax()
-    return bool((low > SMALL) & (high < LARGE))  # a NaN is nowhere
+    return low.item() > SMALL and high.item() < LARGE  # a NaN is nowhere
 
 
 def _logits(a: Tensor, b: Tensor, *, shifted: bool, out: Tensor) -> None:

@@ -41,8 +41,8 @@ def finish(block: Block, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def class_token_of(block: Block, x: Tensor) -> Tensor:
     """The block's output for the first token alone, (B, 1, width); x: (B, tokens, width).
 
-    Keys and values are not made: q . (W x) is (W' q) . x, and a weighted sum of values is W times that of the tokens.
-    The bias of the keys adds the same to every logit. Only a norm of the keys needs them. Logits are at least float32.
+    Keys and values are not made, unless keys are normalised: q . (W x) is (W' q) . x, the keys' bias adds the same to
+    every logit, and a weighted sum of values is W times that of the tokens. Logits are at least float32.
     """
     attn = block.attn
     tokens, first = block.norm1(x), x[:, :1]

@@ -19,7 +19,7 @@ def packable(dtype: torch.dtype) -> bool:
     known = all(hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight"))
     if not (onednn and known and platform.machine() in _X86):
         return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and _multiplies_bf16())
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def pack_block(block: Block) -> None:
@@ -46,7 +46,3 @@ class PackedLinear(nn.Module):
         """(..., in) -> (..., out), without gradients."""
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, self.act, [], "none")
         return out
-
-
-def _multiplies_bf16() -> bool:
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
