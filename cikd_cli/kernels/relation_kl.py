@@ -94,7 +94,7 @@ class _RelationKL(torch.autograd.Function):
 def _chunked(teacher: Pair, student: Pair, *, gradients: bool, shifted: bool) -> tuple[Tensor, ...]:
     """The loss and, if wanted, its gradients in the student's a and b, from a few heads or images at a time.
 
-    shifted: with the largest logit of each row taken off; if not, all begins again with that once a sum leaves its range.
+    shifted: with the largest logit of each row taken off; else all begins anew with that once a sum leaves its range.
     Powers of 2 take a CPU a third of the time of those of e (docs/benchmarks.md). With logits t and s over log 2,
     x = 2^t, y = 2^s and their sums X and Y over a row, KL / log 2 = sum_j x_j (t_j - s_j) / X + log2(Y / X). In the
     natural logit Y dKL = y - x Y / X; 1 / Y is applied behind the products.
