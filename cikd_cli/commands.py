@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 import typer.main
+from pydantic import BaseModel
 
 from cikd_cli import elastic
 from cikd_cli.chain import check_resume, resolve_curriculum
@@ -15,7 +16,7 @@ from cikd_cli.config import StageConfig
 from cikd_cli.console import Reporter, show_output
 from cikd_cli.errors import CikdError
 from cikd_cli.files import to_json
-from cikd_cli.flags import command_function, knobs_of
+from cikd_cli.flags import as_typed, command_function, settable
 from cikd_cli.inheritance import resolve_stage
 from cikd_cli.knobs import nearest
 from cikd_cli.options import Request, Resolved, flag_name
@@ -74,7 +75,7 @@ def _show_config(stage: Stage, request: Request, stray: list[str]) -> None:
 
 
 def _show_job(stage: Stage, request: Request, stray: list[str]) -> None:
-    _refuse_stray_words(stage, request, stray)
+    _refuse_stray_words(stage, request, stray, SlurmOptions)
     asked = {key: value for key, value in request.flags.items() if key in SlurmOptions.model_fields}
     request = replace(request, flags={key: value for key, value in request.flags.items() if key not in asked})
     _resolve(stage, request)
@@ -127,20 +128,23 @@ def _shown(value: object) -> str:
     return str(value)
 
 
-def _refuse_stray_words(stage: Stage, request: Request, stray: list[str]) -> None:
-    """Raise CikdError for words that belong to no flag, such as `epochs=10`."""
-    runs = [word for word in request.runs if "=" in word and not Path(word).exists()]
-    for word in [*runs, *stray]:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise CikdError(f"{word!r} belongs to no flag", hint=f"cikd {stage.command} --help shows the flags")
-        key = key.lstrip("-").replace("-", "_")
-        flags = {name: flag_name(name, info) for name, (_, info) in knobs_of(stage).items()}
-        if key in flags:
-            hint = f"{flags[key]} {value}"
-        elif key in stage.config.model_fields:
-            hint = f"--set {key}={value}"
-        else:
-            found = nearest(key, flags)
-            hint = f"did you mean {flags[found]} {value}?" if found else f"cikd {stage.command} --help shows the flags"
-        raise CikdError(f"{word} is not a flag", hint=hint)
+def _refuse_stray_words(stage: Stage, request: Request, stray: list[str], also: type[BaseModel] | None = None) -> None:
+    """Raise CikdError for words that belong to no flag, such as `epochs=10`; also: what `cikd slurm` asks beside."""
+    words = [word for word in request.runs if "=" in word and not Path(word).exists()] + stray
+    if not words:
+        return
+    every = f"cikd {'slurm ' if also else ''}{stage.command} --help shows the flags"
+    key, equals, value = words[0].partition("=")
+    if not equals:
+        raise CikdError(f"{key!r} belongs to no flag", hint=every)
+    fields = settable(stage, also)
+    names = {flag_name(name, info).lstrip("-"): name for name, (_, info) in fields.items()}
+    key = key.lstrip("-").replace("_", "-")
+    near = nearest(key, names)
+    if key in names:
+        hint = as_typed(names[key], *fields[names[key]], value)
+    elif near:
+        hint = f"did you mean {as_typed(names[near], *fields[names[near]], value)}?"
+    else:
+        hint = every
+    raise CikdError(f"{words[0]} is not a flag", hint=hint)

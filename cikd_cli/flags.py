@@ -52,6 +52,25 @@ def knobs_of(stage: Stage) -> dict[str, tuple[type[BaseModel], FieldInfo]]:
     return {name: (owner, info) for name, (owner, info) in found.items() if extra(info, "panel")}
 
 
+def settable(stage: Stage, also: type[BaseModel] | None = None) -> dict[str, tuple[type[BaseModel], FieldInfo]]:
+    """Every field that can be set on the stage's command line, by a flag or by --set; also: further flags."""
+    models: list[type[BaseModel]] = [stage.config, also] if also else [stage.config]
+    fields = {name: (model, info) for model in models for name, info in model.model_fields.items()}
+    return fields | knobs_of(stage) | {name: (RunOptions, RunOptions.model_fields[name]) for name in stage.options}
+
+
+def as_typed(name: str, owner: type[BaseModel], info: FieldInfo, value: str) -> str:
+    """What says on a command line that a field is `value`: `--epochs 10`, `--no-qk`, `--set keep_every=5`."""
+    flag = flag_name(name, info)
+    if not extra(info, "panel"):
+        return f"--set {name}={value}"
+    if kinds(owner, name) != (bool,):
+        return f"{flag} {value}"
+    if value.lower() not in ("false", "no", "off", "0"):
+        return flag
+    return f"leave {flag} out" if _is_plain(name, owner) else f"--no-{flag.removeprefix('--')}"
+
+
 def command_function(
     stage: Stage,
     act: Callable[[Request, list[str]], None],
@@ -152,8 +171,7 @@ def _annotation(name: str, owner: type[BaseModel], info: FieldInfo) -> Any:
         "rich_help_panel": extra(info, "panel"),
     }
     if kinds(owner, name) == (bool,):
-        plain_switch = owner is RunOptions or name == "baseline"
-        declaration = flag if plain_switch else f"{flag}/--no-{flag.removeprefix('--')}"
+        declaration = flag if _is_plain(name, owner) else f"{flag}/--no-{flag.removeprefix('--')}"
         return Annotated[bool | None, typer.Option(declaration, **settings)]
     settings["metavar"] = _metavar(name, owner)
     words = choices(owner, name)
@@ -163,6 +181,11 @@ def _annotation(name: str, owner: type[BaseModel], info: FieldInfo) -> Any:
         settings["envvar"] = RUNS_DIR_VARIABLE
     kind = list[str] | None if name == "set" else str | None
     return Annotated[kind, typer.Option(flag, **settings)]
+
+
+def _is_plain(name: str, owner: type[BaseModel]) -> bool:
+    """Whether a switch has no --no- beside it."""
+    return owner is RunOptions or name == "baseline"
 
 
 def _metavar(name: str, owner: type[BaseModel]) -> str:

@@ -211,6 +211,7 @@ CASES = (
     Case("Flags", "an unset variable of the shell", "ali --data=", "--data is empty"),
     Case("Flags", "a time in words", "slurm ali --name x --time tomorrow", "time must be a time such as 90 (minutes)"),
     Case("Flags", "a setting without dashes", "ali epochs=10", "epochs=10 is not a flag"),
+    Case("Flags", "an option without dashes", "ali views=device", "views=device is not a flag"),
     Case("Flags", "a word that is no flag", "ali now", "'now' belongs to no flag"),
     Case("Flags", "no run named", "eval", "cikd eval needs a run"),
     Case("Flags", "text for a number", "ali --epochs ten", "epochs must be a whole number, not 'ten'"),
