@@ -26,7 +26,7 @@ def write_card(run: RunDir, columns: list[str], rows: list[list[str]]) -> Path:
                 "trained on",
                 f"{record['hardware']['device']}, torch {record['versions']['torch']}, seed {record['seed']}",
             ),
-            ("training time", f"{record['result']['seconds']:.0f} s"),
+            ("training time", f"{record['result']['seconds']:,.0f} s"),
         ],
         "columns": columns,
         "rows": rows,
