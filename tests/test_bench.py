@@ -1,12 +1,17 @@
 """`cikd bench`: equal work on both sides, what it prints, and what it refuses."""
 
 import json
+import math
 import statistics
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from cikd_cli.bench import measure as bench_measure
+from cikd_cli.bench import timing
+from cikd_cli.bench.measure import Contest, measure
 from cikd_cli.bench.networks import Case, build_method, build_rival
 from cikd_cli.bench.reference import load_reference
 from cikd_cli.bench.timing import interleaved, matrix_peak, ratios
@@ -166,6 +171,46 @@ def test_a_ratio_is_formed_round_by_round():
     assert ratios([2.0, 3.0, 8.0], [1.0, 3.0, 2.0]) == {"median": 2.0, "min": 1.0, "max": 4.0}
 
 
+def test_what_does_not_fit_into_memory_is_counted_and_not_started(monkeypatch):
+    def act():
+        raise AssertionError("started")
+
+    work = {
+        name: SimpleNamespace(flops=lambda: 7, peak_bytes=lambda n, k=k: k * n)
+        for name, k in (("reference", 2), ("tool", 1))
+    }
+    contest = Contest("ali", 100, {"reference": act, "tool": lambda: None}, work)
+    monkeypatch.setattr(bench_measure, "available_bytes", lambda: 279.0)  # of the 200 times 1.4 that it wants
+    reference, tool = measure(contest, rounds=1, device=CPU)
+    assert reference == {
+        "what": "ali",
+        "entrant": "reference",
+        "batch_size": 100,
+        "out_of_memory": True,
+        "memory_bytes": 200,
+        "memory_source": "counted",
+    }
+    assert tool["memory_bytes"] == 100
+    assert len(tool["seconds"]) == 1
+    assert tool["speedup"] is None
+
+
+@pytest.mark.parametrize(
+    ("told", "room"),
+    [
+        ("MemTotal:  24604 kB\nMemFree:  3 kB\nMemAvailable:      1000 kB\nHugePages_Total:  0\n", 1_024_000),
+        ("MemTotal:  24604 kB\n", math.inf),
+        (None, math.inf),
+    ],
+    ids=["linux", "without the line", "elsewhere"],
+)
+def test_room_is_what_the_system_says_that_programs_can_still_have(told, room, tmp_path, monkeypatch):
+    if told is not None:
+        (tmp_path / "meminfo").write_text(told)
+    monkeypatch.setattr(timing, "_MEMORY", tmp_path / "meminfo")
+    assert timing.available_bytes() == room
+
+
 def test_the_peak_of_matrix_products_is_a_pace():
     assert matrix_peak("fp32", CPU) > 1e8
 
@@ -208,6 +253,18 @@ def test_people_get_a_table_and_what_is_asked_for_only(cikd):
     assert "lm, " not in shown
     assert "× reference" in shown
     assert "whole run: " not in shown  # nobody said how many images
+
+
+def test_what_is_not_started_stands_in_table_and_picture(cikd, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_measure, "available_bytes", lambda: 0.0)
+    sets = ["--set", "sweep_batches=2", "--set", "sweep_sizes=16", "--set", "sweep_lobs=3"]
+    for words in ([], ["--sweep", *sets]):
+        shown = cikd("bench", "--recipe", tiny, "--what", "ali", *words).output
+        rows = [line for line in shown.splitlines() if "ali, tool" in line]
+        assert rows
+        assert all("no memory" in row and "MiB" in row for row in rows)
+        assert shown.count("no memory: not started") == 1
+    assert (tmp_path / "bench-sweep.png").stat().st_size > 1000
 
 
 def test_a_sweep_goes_along_one_axis_at_a_time_and_draws_it(cikd, tiny, tmp_path):

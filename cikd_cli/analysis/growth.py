@@ -13,7 +13,7 @@ from cikd_cli.analysis.figures import FAINT, colour, new_figure, save, style
 
 @dataclass(frozen=True)
 class Curve:
-    """One entrant along one axis: its places, images a second, and bytes; None where memory ran out."""
+    """One entrant along one axis: its places, images a second, and bytes; None where there was no memory for it."""
 
     label: str
     places: Sequence[int]

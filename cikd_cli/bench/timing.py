@@ -1,9 +1,14 @@
-"""Seconds, interleaved so that both sides meet the same machine; the matrix-product peak; memory on a GPU."""
+"""Seconds, interleaved so that both sides meet the same machine; the matrix-product peak; memory used and left."""
 
+import ctypes
+import gc
 import math
+import re
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +20,7 @@ Act = Callable[[], object]
 WARM_UP = 2  # calls: kernels are chosen, moments and caches made
 SHORTEST = 0.05  # seconds of one measurement; quicker calls are repeated
 REPEATS_OF_PEAK = 3
+_MEMORY = Path("/proc/meminfo")
 
 
 def interleaved(entrants: Mapping[str, Act], *, rounds: int, device: torch.device) -> dict[str, list[float]]:
@@ -63,6 +69,24 @@ def measured_peak_bytes(act: Act, device: torch.device) -> int:
     act()
     torch.cuda.synchronize(device)
     return torch.cuda.max_memory_allocated(device) - before
+
+
+def available_bytes() -> float:
+    """Memory of the machine that programs can still have; without limit where the system does not say, as Linux does.
+
+    What this process has freed is given back first. What a container or a job of a cluster may have is not looked at.
+    """
+    _give_back()
+    text = _MEMORY.read_text() if _MEMORY.exists() else ""
+    kibibytes = re.search(r"^MemAvailable: *(\d+) kB", text, re.MULTILINE)
+    return 1024.0 * int(kibibytes[1]) if kibibytes else math.inf
+
+
+def _give_back() -> None:
+    """Hand what this process has freed back to the system, where the C library can: it keeps gigabytes otherwise."""
+    gc.collect()
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # glibc's
+        trim(0)
 
 
 def _repeats(act: Act, device: torch.device) -> int:

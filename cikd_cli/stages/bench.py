@@ -18,7 +18,7 @@ from cikd_cli.engine.distributed import Hardware, choose_hardware
 from cikd_cli.engine.precision import choose_precision
 from cikd_cli.options import Request
 from cikd_cli.stages import bench_case, bench_sweep
-from cikd_cli.stages.bench_sweep import memory, pace, speedup
+from cikd_cli.stages.bench_sweep import memory, pace, speedup, unstarted
 from cikd_cli.stages.contest import relation_contest, step_contest, views_contest
 from cikd_cli.stages.subjects import begin
 
@@ -145,6 +145,7 @@ def _notes(results: list[dict[str, Any]]) -> list[str]:
         notes.append("memory: activations and gradients of forward and backward, counted and not measured (CPU)")
     elif any("memory_source" in result for result in results):
         notes.append("memory: the most that a step allocated beyond weights and moments")
+    notes += unstarted(results)
     if any("hours" in result for result in results):
         notes.append("whole run: its steps alone, at this pace; cached: with --teacher-cache, once it knows all views")
     return notes

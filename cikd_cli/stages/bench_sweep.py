@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from cikd_cli.analysis.growth import Curve, plot_growth
-from cikd_cli.bench.measure import measure
+from cikd_cli.bench.measure import SPARE, measure
 from cikd_cli.bench.networks import Case, Stage, build_teacher
 from cikd_cli.config_bench import BenchConfig
 from cikd_cli.console import Reporter
@@ -48,6 +48,8 @@ def run(case: Case, config: BenchConfig, device: torch.device, out: Reporter) ->
             found.setdefault(axis, []).extend({"value": value} | result for result in results)
     for axis, results in found.items():
         _print(out, axis, results)
+    for line in unstarted([result for results in found.values() for result in results]):
+        out.line(line)
     summary = {"sweep": found}
     write_atomically(STEM.with_name(f"{STEM.name}.json"), (to_json(summary, indent=2) + "\n").encode())
     panels = [(AXES[axis], _curves(results)) for axis, results in found.items()]
@@ -78,6 +80,13 @@ def memory(result: dict[str, Any]) -> str:
         return ""
     size = result["memory_bytes"] / 2**20
     return f"{size:,.0f} MiB" if size >= 10 else f"{size:.1f} MiB"
+
+
+def unstarted(results: Sequence[dict[str, Any]]) -> list[str]:
+    """A line about entrants that were counted and not started, if there are any."""
+    if any("out_of_memory" in result and "memory_bytes" in result for result in results):
+        return [f"no memory: not started, as {SPARE} times what it holds is more than this machine has left"]
+    return []
 
 
 def _values(config: BenchConfig, teacher: VisionTransformer, device: torch.device) -> dict[str, Sequence[int]]:
