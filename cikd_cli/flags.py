@@ -52,11 +52,16 @@ def knobs_of(stage: Stage) -> dict[str, tuple[type[BaseModel], FieldInfo]]:
     return {name: (owner, info) for name, (owner, info) in found.items() if extra(info, "panel")}
 
 
+def _options_of(stage: Stage) -> dict[str, tuple[type[BaseModel], FieldInfo]]:
+    """The options that the stage takes, as `knobs_of` has its own fields."""
+    return {name: (RunOptions, RunOptions.model_fields[name]) for name in stage.options}
+
+
 def settable(stage: Stage, also: type[BaseModel] | None = None) -> dict[str, tuple[type[BaseModel], FieldInfo]]:
     """Every field that can be set on the stage's command line, by a flag or by --set; also: further flags."""
     models: list[type[BaseModel]] = [stage.config, also] if also else [stage.config]
     fields = {name: (model, info) for model in models for name, info in model.model_fields.items()}
-    return fields | knobs_of(stage) | {name: (RunOptions, RunOptions.model_fields[name]) for name in stage.options}
+    return fields | knobs_of(stage) | _options_of(stage)
 
 
 def as_typed(name: str, owner: type[BaseModel], info: FieldInfo, value: str) -> str:
@@ -85,9 +90,7 @@ def command_function(
     knobs, own = knobs_of(stage), also.model_fields if also else {}
     if also:
         knobs |= {name: (also, info) for name, info in own.items()}
-    options: dict[str, tuple[type[BaseModel], FieldInfo]] = {
-        name: (RunOptions, RunOptions.model_fields[name]) for name in stage.options
-    }
+    options = _options_of(stage)
 
     def command(**given: Any) -> None:
         context: typer.Context = given.pop("context")

@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
+import platform
 import statistics
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -209,6 +212,20 @@ def test_room_is_what_the_system_says_that_programs_can_still_have(told, room, t
         (tmp_path / "meminfo").write_text(told)
     monkeypatch.setattr(timing, "_MEMORY", tmp_path / "meminfo")
     assert timing.available_bytes() == room
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_memory_that_was_freed_is_given_back_before_it_is_counted():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    blocks = [torch.ones(2**12) for _ in range(2**12)]  # 64 MiB, in pieces that lie in the heap
+    last = blocks.pop()  # behind the others, so that they stay when they are freed
+    del blocks
+    before = resident()
+    timing.available_bytes()
+    assert before - resident() > 2**25
+    assert last.sum() == 2**12
 
 
 def test_the_peak_of_matrix_products_is_a_pace():
