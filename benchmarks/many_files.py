@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from cikd_cli.console import show_output
-from cikd_cli.data import decode, sources
+from cikd_cli.data import content, decode, looked, sources
 
 CLASSES, PARTS = 1000, {"train": 1281, "test": 50}
 
@@ -67,8 +67,15 @@ def main() -> None:
         fill(given.folder, given.classes)
         show_output(f"files made in {time.monotonic() - begun:.0f} s")
     show_output(f"modules loaded: {memory():,.0f} MiB")
-    for name in ("read_folder", "check_readable", "fingerprint"):
-        timed(sources, name)
+    for module, name in (
+        (looked, "read_folder"),
+        (looked, "check_readable"),
+        (content, "look"),
+        (content, "by_name"),
+        (sources, "divide"),
+        (sources, "fingerprint"),
+    ):
+        timed(module, name)
     begun = time.monotonic()
     source = sources.load_source(str(given.folder), data_root=".", download=False)
     show_output(
