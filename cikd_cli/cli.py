@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cikd_cli import __version__
+from cikd_cli import __version__, panels
 from cikd_cli.console import reporter, show_output
 from cikd_cli.errors import CikdError
 from cikd_cli.files import to_json
@@ -18,45 +18,95 @@ from cikd_cli.stages import RUNS_DIR_VARIABLE, STAGES, Stage
 
 CURRICULUM_PANEL = "The curriculum"
 RESULTS_PANEL = "Results"
+_UsageError: Any = typer.BadParameter.__base__  # wherever this version of Typer declares it
 _CONTEXT = {"allow_extra_args": True, "help_option_names": ["-h", "--help"]}
 
 
-class _Group(TyperGroup):
+class _InBoxes:
+    """Help that looks the same for every command and every list of commands; plain, as Typer's is slow to load."""
+
+    first: frozenset[str] | None = None  # the parameters that --help shows; None: all
+    more = ""  # what --help adds below its boxes when it leaves flags out
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        command: Any = self
+        boxes, left_out = panels.flag_panels(command, ctx, self.first)
+        if left_out:
+            boxes["Options"] = [*boxes.get("Options", ()), ("--help-all", "Show every flag.")]
+        lists = command.command_panels(ctx) if isinstance(self, _Group) else {}
+        note = f"{left_out} flags more: {ctx.command_path} --help-all. {self.more}" if left_out else ""
+        formatter.write(panels.page(ctx.get_usage(), command.help or "", {**lists, **boxes}, note.strip()))
+
+
+class _Group(_InBoxes, TyperGroup):
     """Commands under their panels; unknown flags and missing values are told as everything else is."""
 
-    def make_context(self, *words: Any, **settings: Any) -> Any:
+    def make_context(self, info_name: Any, args: Any, parent: Any = None, **settings: Any) -> Any:
+        typed = tuple(args)
         with sentences():
-            return super().make_context(*words, **settings)
+            try:
+                return super().make_context(
+                    info_name, ["--help"] if typed[:1] == ("--help-all",) else args, parent, **settings
+                )
+            except _UsageError as error:
+                if not hasattr(error, "option_name") or not typed[0].startswith("-"):
+                    raise
+                from cikd_cli.unknown import flag_before_command
+
+                path = error.ctx.command_path
+                raise flag_before_command(error.option_name, typed, list(self.commands), path) from None
 
     def invoke(self, ctx: Any) -> Any:
         with sentences():
             return super().invoke(ctx)
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        panels: dict[str, list[tuple[str, str]]] = {}
+    def resolve_command(self, ctx: Any, args: Any) -> Any:
+        if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing and not args[0].startswith("-"):
+            from cikd_cli.unknown import unknown_command
+
+            raise unknown_command(args[0], self.list_commands(ctx), ctx.command_path, args)
+        return super().resolve_command(ctx, args)
+
+    def command_panels(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+        """The commands, each with its first sentence, by panel."""
+        found: dict[str, list[tuple[str, str]]] = {}
         for name in self.list_commands(ctx):
             command: Any = self.get_command(ctx, name)
             panel = command.rich_help_panel
-            panels.setdefault(panel if isinstance(panel, str) else "Commands", []).append(
+            found.setdefault(panel if isinstance(panel, str) else "Commands", []).append(
                 (name, command.get_short_help_str(limit=1000))
             )
-        for panel, rows in panels.items():
-            with formatter.section(panel):
-                formatter.write_dl(rows)
+        return found
 
 
-class _StageCommand(TyperCommand):
+class _Command(_InBoxes, TyperCommand):
+    """A command; --help-all is --help with all flags."""
+
+    def make_context(self, info_name: Any, args: Any, parent: Any = None, **settings: Any) -> Any:
+        if "--help-all" in args:
+            self.first, args = None, ["--help"]
+        return super().make_context(info_name, args, parent, **settings)
+
+
+class _StageCommand(_Command):
     """The command of a stage, which gets its flags when it is called or asked for help."""
 
     action: str
 
-    def make_context(self, *words: Any, **settings: Any) -> Any:
-        if not self.params:
-            from cikd_cli.commands import build
+    def make_context(self, info_name: Any, args: Any, parent: Any = None, **settings: Any) -> Any:
+        from cikd_cli.commands import build, unknown_flag_of
 
-            whole = build(self.action, str(self.name))
-            self.params, self.callback, self.rich_markup_mode = whole.params, whole.callback, "rich"
-        return super().make_context(*words, **settings)
+        whole, self.first = build(self.action, str(self.name))
+        self.params, self.callback = whole.params, whole.callback
+        knobs = f"Every knob: cikd config {self.name}; --set sets any of them."
+        self.more = knobs if self.action != "slurm" else f"They are those of cikd {self.name}."
+        typed = tuple(args)
+        try:
+            return super().make_context(info_name, args, parent, **settings)
+        except _UsageError as error:
+            if type(error).__name__ != "NoSuchOption":
+                raise
+            raise unknown_flag_of(self.action, str(self.name), error.option_name, typed) from None
 
 
 class _Run(_StageCommand):
@@ -71,7 +121,6 @@ class _Slurm(_StageCommand):
     action = "slurm"
 
 
-# The lists are plain: Typer's panels take longer to load than all else that a list needs.
 app = typer.Typer(
     cls=_Group,
     name="cikd",
@@ -133,10 +182,14 @@ for _stage in STAGES.values():
         _add(slurm_app, _stage, _Slurm, None)
 
 
-@app.command("runs", rich_help_panel=RESULTS_PANEL)
+@app.command("runs", cls=_Command, rich_help_panel=RESULTS_PANEL, context_settings=_CONTEXT)
 def show_runs(
+    context: typer.Context,
     runs_dir: Annotated[
-        str, typer.Option("--runs-dir", metavar="DIR", envvar=RUNS_DIR_VARIABLE, help="Folder in which runs lie.")
+        str,
+        typer.Option(
+            "--runs-dir", metavar="DIR", envvar=RUNS_DIR_VARIABLE, help="Folder in which runs lie. [default: runs]"
+        ),
     ] = "runs",
     as_json: Annotated[bool, typer.Option("--json", help="Print the runs as one JSON object.")] = False,
 ) -> None:
@@ -144,6 +197,8 @@ def show_runs(
     with sentences():
         from cikd_cli import lineage
 
+        if context.args:
+            raise _stray_beside_runs(context.args[0])
         if not runs_dir:
             raise CikdError("--runs-dir is empty", hint="cikd runs --help")
         if Path(runs_dir).is_file():
@@ -157,6 +212,13 @@ def show_runs(
             reporter(quiet=False, as_json=False).table(lineage.COLUMNS, lineage.rows(runs))
         else:
             reporter(quiet=False, as_json=False).line(f"no runs in {runs_dir}; cikd run makes the first ones")
+
+
+def _stray_beside_runs(word: str) -> CikdError:
+    """The error for a word behind `cikd runs`, which lists all runs of a folder."""
+    path = Path(word)
+    hint = "cikd runs lists all of them" if (path / "run.json").is_file() else f"cikd runs --runs-dir {word}"
+    return CikdError(f"{word!r} belongs to no flag", hint=hint if path.is_dir() else "cikd runs --help")
 
 
 app.add_typer(config_app, rich_help_panel=RESULTS_PANEL)

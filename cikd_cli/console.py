@@ -205,6 +205,12 @@ def reporter(*, quiet: bool, as_json: bool) -> Reporter:
     return Reporter("rich" if sys.stdout.isatty() else "plain", sys.stdout)
 
 
+def show_starting() -> None:
+    """A word on a terminal, so that nobody waits before a blank screen while torch is loaded."""
+    if sys.stdout.isatty():
+        _print("starting …", sys.stdout)
+
+
 def show_error(error: CikdError) -> None:
     """`error: ...` and `hint: ...` on standard error."""
     _print(f"error: {clean(error.message)}", sys.stderr)

@@ -19,6 +19,7 @@ from cikd_cli.models.teacher_cache import TeacherCache
 from cikd_cli.models.vit import create_student
 from cikd_cli.models.weights import HALF, ModelSpec, load_model
 from cikd_cli.runs import RunDir
+from cikd_cli.stages.early import no_images
 
 
 @dataclass
@@ -60,7 +61,7 @@ def view_law(config: TrainingConfig) -> ViewLaw:
 def open_source(config: DataConfig, *, labelled: bool = True) -> DataSource:
     """The data of a stage; says how to name it when it is missing."""
     if config.data is None:
-        raise CikdError("No images are named.", hint="--data digits, another named set, or a folder of class folders")
+        raise no_images()
     return load_source(
         config.data,
         data_root=config.data_root,
