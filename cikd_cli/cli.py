@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from cikd_cli import __version__, panels
-from cikd_cli.console import reporter, show_output
+from cikd_cli.console import reporter, show_output, show_starting
 from cikd_cli.errors import CikdError
 from cikd_cli.files import to_json
 from cikd_cli.sentences import sentences
@@ -19,6 +19,7 @@ from cikd_cli.stages import RUNS_DIR_VARIABLE, STAGES, Stage
 CURRICULUM_PANEL = "The curriculum"
 RESULTS_PANEL = "Results"
 _UsageError: Any = typer.BadParameter.__base__  # wherever this version of Typer declares it
+_TELL_NOTHING = frozenset({"-h", "--help", "--help-all", "--quiet", "--json"})
 _CONTEXT = {"allow_extra_args": True, "help_option_names": ["-h", "--help"]}
 
 
@@ -43,6 +44,8 @@ class _Group(_InBoxes, TyperGroup):
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **settings: Any) -> Any:
         typed = tuple(args)
+        if parent is None and typed[:1] and typed[0] in STAGES and not _TELL_NOTHING.intersection(typed):
+            show_starting()  # before Typer reads anything, for which it loads pydantic
         with sentences():
             try:
                 return super().make_context(
@@ -198,7 +201,9 @@ def show_runs(
         from cikd_cli import lineage
 
         if context.args:
-            raise _stray_beside_runs(context.args[0])
+            from cikd_cli.unknown import stray_beside_runs
+
+            raise stray_beside_runs(context.args[0], Path(runs_dir))
         if not runs_dir:
             raise CikdError("--runs-dir is empty", hint="cikd runs --help")
         if Path(runs_dir).is_file():
@@ -212,13 +217,6 @@ def show_runs(
             reporter(quiet=False, as_json=False).table(lineage.COLUMNS, lineage.rows(runs))
         else:
             reporter(quiet=False, as_json=False).line(f"no runs in {runs_dir}; cikd run makes the first ones")
-
-
-def _stray_beside_runs(word: str) -> CikdError:
-    """The error for a word behind `cikd runs`, which lists all runs of a folder."""
-    path = Path(word)
-    hint = "cikd runs lists all of them" if (path / "run.json").is_file() else f"cikd runs --runs-dir {word}"
-    return CikdError(f"{word!r} belongs to no flag", hint=hint if path.is_dir() else "cikd runs --help")
 
 
 app.add_typer(config_app, rich_help_panel=RESULTS_PANEL)

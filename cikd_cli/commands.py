@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from cikd_cli import elastic
 from cikd_cli.chain import check_resume, resolve_curriculum
 from cikd_cli.config import StageConfig
-from cikd_cli.console import show_output, show_starting
+from cikd_cli.console import show_output
 from cikd_cli.errors import CikdError
 from cikd_cli.files import to_json
 from cikd_cli.flags import command_function, first_flags
@@ -64,8 +64,6 @@ def _run_stage(stage: Stage, request: Request, stray: list[str]) -> None:
     early.check(stage, request, _resolve(stage, request))
     if elastic.world_size() > 1 and not stage.trains:
         raise CikdError(f"cikd {stage.command} is not shared out among processes", hint="start it without torchrun")
-    if elastic.speaks() and not (request.options.quiet or request.options.as_json):
-        show_starting()
     # Read when torch loads: threads that wait for each other soon sleep instead of spinning, which two small trainings
     # at once on two cores need badly (docs/benchmarks.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")

@@ -12,7 +12,13 @@ COMMANDS: dict[tuple[str, ...], str] = {
     ("finetune", "fine-tune", "teacher"): "cikd finetune-teacher",
     ("pretrain",): "cikd ali is the stage without labels; cikd run does the whole of it",
     ("test", "val", "valid", "validate", "evaluate", "score", "metrics"): _SCORE,
-    ("predict", "infer", "inference", "classify", "detect"): f"{_NOT_YET} for images without classes; {_SCORE}",
+    (
+        "predict",
+        "infer",
+        "inference",
+        "classify",
+        "detect",
+    ): f"{_NOT_YET}; {_SCORE}, with --data DIR another folder",
     ("export", "convert", "onnx", "deploy"): (
         f"{_NOT_YET}; the weights are model.safetensors in the run, which timm's VisionTransformer takes"
     ),
@@ -36,14 +42,17 @@ COMMANDS: dict[tuple[str, ...], str] = {
 
 
 class Here(NamedTuple):
-    """What a flag from elsewhere is here: fields of a stage or of its options, or a sentence where there is none.
+    """What a flag from elsewhere is here: a field of a stage or of its options, or a sentence where there is none.
 
-    value: of the field, where the flag itself says it (`--fp16` is `--precision fp16`).
+    fields: the first that the command has, or every one that it has; `runs` are the words behind eval, mad and cka.
+    value: of the field, where the flag itself says it (`--fp16` is `--precision fp16`), but for a typed one in `kept`.
     """
 
     fields: tuple[str, ...] = ()
     says: str = ""
+    every: bool = False
     value: str | None = None
+    kept: tuple[str, ...] = ()
 
 
 _AMP = ("amp", "half", "mixed-precision", "dtype", "use-amp")
@@ -82,12 +91,14 @@ FLAGS: dict[tuple[str, ...], Here] = {
     ("layer", "layers", "block", "blocks"): Here(("lob",)),
     ("teacher-model", "teacher-path", "teacher-weights", "teacher-name"): Here(("teacher",)),
     ("student-model", "student-name", "student-arch"): Here(("student",)),
-    ("m", "model", "model-name", "arch", "architecture", "net", "network", "backbone"): Here(("student", "teacher")),
+    ("m", "model", "model-name", "arch", "architecture", "net", "network", "backbone"): Here(
+        ("runs", "student", "teacher"), every=True),
     ("w", "weights", "pretrained", "checkpoint", "ckpt", "ckpt-path", "checkpoint-path", "init", "load", "finetune"):
-        Here(("from_run", "teacher")),
+        Here(("runs", "from_run", "teacher"), every=True),
     ("resume-from", "resume-from-checkpoint", "auto-resume", "r"): Here(("resume",)),
-    ("device", "devices", "gpu", "g", "ngpus", "ngpu", "n-gpus", "num-gpus", "gpu-ids", "cuda", "accelerator",
-     "cuda-device"): Here(("gpus",)),
+    ("device", "devices", "gpu", "g", "gpu-id", "gpu-ids", "cuda", "accelerator", "cuda-device"): Here(
+        ("gpus_per_node", "gpus"), value="1", kept=("cpu", "all")),
+    ("ngpus", "ngpu", "n-gpus", "num-gpus", "gpus-per-node", "n-gpu"): Here(("gpus_per_node", "gpus")),
     ("cpu", "no-cuda", "use-cpu", "cpu-only", "no-gpu"): Here(("gpus",), value="cpu"),
     ("nproc", "nproc-per-node", "num-processes", "world-size", "nprocs"): Here(("processes",)),
     ("j", "num-workers", "n-workers", "nworkers", "nw", "dataloader-num-workers", "threads"): Here(("workers",)),

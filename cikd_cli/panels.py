@@ -30,7 +30,8 @@ def page(usage: str, text: str, panels: Mapping[str, Rows], note: str = "") -> s
     lines = [usage, ""]
     for example, group in groupby(filter(None, text.split("\n")), key=lambda line: line.strip().startswith("cikd ")):
         for line in group:
-            lines += [f"  {line.strip()}"] if example else wrapped(line, width - 2)
+            parts = wrapped(line, width - (6 if example else 2))
+            lines += [f"  {parts[0]}", *(f"      {part}" for part in parts[1:])] if example else parts
         lines.append("")
     names = [name for rows in panels.values() for name, _ in rows]
     left = max((len(name) for name in names if len(name) <= _NAMES), default=_NAMES)

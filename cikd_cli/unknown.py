@@ -12,6 +12,7 @@ from cikd_cli.errors import CikdError
 from cikd_cli.flags import as_typed, metavar, settable
 from cikd_cli.knobs import choices, kinds, nearest
 from cikd_cli.options import Request, extra, flag_name
+from cikd_cli.patches import patch_of
 from cikd_cli.recipes import SECTIONS, data_names, recipe_names
 from cikd_cli.records import locate, read_record
 from cikd_cli.stages import STAGES, Stage
@@ -27,13 +28,15 @@ def unknown_flag(stage: Stage, flag: str, words: Sequence[str], path: str, also:
     here = _known(word, fields)
     hint = here.says
     if here.fields:
-        value = here.value if here.value is not None else value
-        ways = filter(None, (_way(stage, name, value, fields) for name in here.fields))
-        hint = " or ".join(dict.fromkeys(ways)) or _others(stage, here.fields)
+        given = value if here.value is None or value in here.kept else here.value
+        ways = [way for name in here.fields if (way := _way(stage, name, given, fields))]
+        ways = ways if here.every and stage.arguments == "none" else ways[:1]
+        hint = " or ".join(ways) or _others(stage, here.fields)
     if not hint:
         names = {flag_name(name, info).lstrip("-"): name for name, (_, info) in fields.items()}
-        near = nearest(word, names)
-        way = near and _way(stage, names[near], value, fields)
+        near = nearest(word.removeprefix("no-"), names)
+        given = "false" if word.startswith("no-") else value
+        way = _way(stage, names[near], given, fields) if near else ""
         hint = f"did you mean {way}?" if way else f"{path} --help-all shows the flags"
     return CikdError(f"{path} has no flag {typed}", hint=hint)
 
@@ -84,6 +87,8 @@ def _way(stage: Stage, name: str, value: str | None, fields: Fields) -> str:
     if name in fields:
         owner, info = fields[name]
         return as_typed(name, owner, info, _value(name, owner, value))
+    if name == "runs" and stage.arguments != "none":
+        return f"cikd {stage.command} {value or 'RUN'}"
     if stage.command != "run" or (stage.command, name) in elsewhere.WITHOUT:
         return ""
     having = {command: config for command, config in SECTIONS.items() if name in config.model_fields}
@@ -147,6 +152,8 @@ def _stray(stage: Stage, request: Request, stray: Sequence[str], fields: Fields,
         return f"{path} --data {shlex.quote(word)}"
     if "recipe" in fields and word in recipe_names():
         return f"{path} --recipe {word}"
+    if patch_of(word) and stage.command in ("run", "finetune-teacher"):
+        return f"{path} --teacher {word}"
     if word in STAGES:
         return f"one command at a time: cikd {word}"
     taking = [name for name, (owner, _) in fields.items() if word in choices(owner, name)]
@@ -154,12 +161,13 @@ def _stray(stage: Stage, request: Request, stray: Sequence[str], fields: Fields,
 
 
 def _with_space(request: Request, word: str) -> str:
-    """The folder or file of which a stray word is the end, if its name has a space that was not quoted."""
-    argv = request.argv
-    for place in [place for place, given in enumerate(argv) if given == word and place]:
-        joined = f"{argv[place - 1]} {word}"
-        if Path(joined).exists():
-            return joined
+    """The folder or file of which a stray word is a part, if its name has spaces that were not quoted."""
+    words = request.argv
+    for length in range(2, 6):
+        for start in range(len(words) - length + 1):
+            joined = " ".join(words[start : start + length])
+            if word in words[start : start + length] and Path(joined).exists():
+                return joined
     return ""
 
 
@@ -194,8 +202,8 @@ def unknown_command(word: str, known: Sequence[str], path: str, words: Sequence[
         says = elsewhere.command(word)
         if says:
             return CikdError(message, hint=says)
-    if near:
-        return CikdError(message, hint=f"did you mean {shlex.join([path, near, *words[1:]])}?")
+    if near and word not in STAGES:
+        return CikdError(message, hint=f"did you mean {path} {shlex.join([near, *words[1:]])}?")
     return CikdError(message, hint=f"{path} --help shows its commands: {', '.join(known)}")
 
 
@@ -204,5 +212,14 @@ def flag_before_command(flag: str, words: Sequence[str], known: Sequence[str], p
     command = next((word for word in words if word in known), "run" if "run" in known else known[0])
     rest = [word for word in words if word != command]
     return CikdError(
-        f"{path} has no flag {flag}", hint=f"flags stand behind a command: {shlex.join([path, command, *rest])}"
+        f"{path} has no flag {flag}", hint=f"flags stand behind a command: {path} {shlex.join([command, *rest])}"
     )
+
+
+def stray_beside_runs(word: str, runs_dir: Path) -> CikdError:
+    """The error for a word behind `cikd runs`, which lists all runs of a folder."""
+    run = locate(word, runs_dir)
+    hint = f"cikd runs alone lists all of them; the scores of one: cikd eval {run}" if run else "cikd runs --help"
+    if run is None and Path(word).is_dir():
+        hint = f"cikd runs --runs-dir {shlex.quote(word)}"
+    return CikdError(f"{word!r} belongs to no flag", hint=hint)

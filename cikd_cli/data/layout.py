@@ -26,6 +26,10 @@ _LITTER = ("__MACOSX", "@eaDir")  # beside unpacked archives and on network disk
 Classes = Mapping[str, tuple[Path, ...]]
 
 
+class NearlyLayoutError(CikdError):
+    """A layout that is nearly one that is read: read in any other way, images would be taken for what they are not."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """The class folders of each split that a folder has.
@@ -116,7 +120,7 @@ def _split_folders(folder: Path, below: Classes) -> dict[str, Path]:
         if split is None or not class_folders(path):
             continue
         if split in roots:
-            raise CikdError(
+            raise NearlyLayoutError(
                 f"{folder} has two folders for the {split} split, {roots[split].name} and {name}.",
                 hint=f"join them, or move one of them out of {folder}",
             )
@@ -135,7 +139,7 @@ def _refuse_nearly_split(folder: Path, below: Classes) -> None:
     if len(set(meant.values())) < 2 and not (len(meant) == len(below) > 1):
         if len(meant) == 1 and len(below) == 1 and class_folders(folder / next(iter(below))):
             (name,) = below
-            raise CikdError(
+            raise NearlyLayoutError(
                 f"{folder} has the folder {name} alone, with classes in it, and nothing to train on.",
                 hint=f"--data {folder / name}, or rename it to {folder / 'train'}",
             )
@@ -148,7 +152,7 @@ def _refuse_nearly_split(folder: Path, below: Classes) -> None:
     renames = [f"{name} to {split}" for name, split in meant.items() if _SPLIT_OF.get(name.lower()) != split]
     missing = "train" not in meant.values()
     what = "has no train folder" if missing else f"has splits under other names: {listed(meant)}"
-    raise CikdError(
+    raise NearlyLayoutError(
         f"{folder} {what}; read as it is, its classes would be {listed(below)}.",
         hint="rename " + (", ".join(renames) if renames and not missing else "the folder to train on to train"),
     )
@@ -161,7 +165,7 @@ def _refuse_hidden_split(layout: Layout) -> None:
         shared = known & set(class_folders(path))
         if len(shared) >= max(1, len(known) // 2):
             split = _nearly(path.name) or "test"
-            raise CikdError(
+            raise NearlyLayoutError(
                 f"{path} has classes of {layout.roots['train']}, but no name that is read as a split.",
                 hint=f"rename it to {path.parent / split}, or move it out of {path.parent}",
             )
@@ -175,7 +179,7 @@ def _refuse_splits_inside(layout: Layout) -> None:
             meant = {entry: kind for entry, kind in inside.items() if kind}
             if len(set(meant.values())) > 1:
                 first, kind = next(iter(meant.items()))
-                raise CikdError(
+                raise NearlyLayoutError(
                     f"{layout.roots[split] / name} holds {listed(meant)}: splits below a class are not read as such.",
                     hint=f"put the split first: move {layout.roots[split] / name / first} to "
                     f"{layout.folder / str(kind) / name}, and so on",

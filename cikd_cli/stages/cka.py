@@ -37,7 +37,7 @@ def run(request: Request) -> dict[str, Any]:
     home = next(filter(None, runs.values()), None)
     teacher = open_subject(config.teacher) if config.teacher else open_run(_common_teacher(runs))
     images = open_images(
-        home or teacher.run, data=config.data, data_root=config.data_root, labelled=False, most=config.images
+        home or teacher.run, data=config.data, data_root=config.data_root, labelled=False, out=out, most=config.images
     )
     size = min(config.batch_size, len(images))
     used = len(images) // size * size if size else 0

@@ -50,7 +50,9 @@ def run(request: Request) -> Result:
     config = config.model_copy(update={"precision": choose_precision(config.precision, device)})
     subject = _open_classifier(request.runs[0])
     assert subject.run is not None
-    images = open_images(subject.run, data=config.data, data_root=config.data_root, split=config.split, labelled=True)
+    images = open_images(
+        subject.run, data=config.data, data_root=config.data_root, split=config.split, labelled=True, out=out
+    )
     _check_classes(subject, images)
     bench = Bench(images, config, device, request.options.workers, out)
     result = bench.score(subject)

@@ -19,7 +19,7 @@ from cikd_cli.runs import RunDir
 from cikd_cli.stages import training
 from cikd_cli.stages.job import (
     Job,
-    describe_data,
+    data_facts,
     describe_network,
     load_trunk,
     new_student,
@@ -64,7 +64,7 @@ def build(config: LmConfig, device: torch.device) -> Job:
             "student",
             f"{config.student} {describe_network(spec, student)}, {start}, new {len(source.classes)}-class head",
         ),
-        ("data", describe_data(source, config)),
+        *data_facts(source, config),
         ("objective", _describe_objective(config, len(source.classes))),
         *cached,
     ]
