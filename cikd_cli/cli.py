@@ -96,6 +96,11 @@ class _StageCommand(_Command):
 
     action: str
 
+    @staticmethod
+    def examples(stage: Stage) -> tuple[str, ...]:
+        """Command lines for the help."""
+        return stage.examples
+
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **settings: Any) -> Any:
         from cikd_cli.commands import build, unknown_flag_of
 
@@ -119,9 +124,18 @@ class _Run(_StageCommand):
 class _Config(_StageCommand):
     action = "config"
 
+    @staticmethod
+    def examples(stage: Stage) -> tuple[str, ...]:
+        return f"cikd config {stage.command}", f"cikd config {stage.command} --set KEY=VALUE --json"
+
 
 class _Slurm(_StageCommand):
     action = "slurm"
+
+    @staticmethod
+    def examples(stage: Stage) -> tuple[str, ...]:
+        named = " --name NAME" if stage.trains else ""
+        return (f"cikd slurm {stage.command}{named} --gpus-per-node 4 > job.sbatch && sbatch job.sbatch",)
 
 
 app = typer.Typer(
@@ -167,7 +181,7 @@ def top(
 
 
 def _add(target: typer.Typer, stage: Stage, kind: type[_StageCommand], panel: str | None) -> None:
-    help_text = f"{stage.summary}\n\n" + "\n".join(f"  {example}" for example in stage.examples)
+    help_text = f"{stage.summary}\n\n" + "\n".join(kind.examples(stage))
 
     def with_flags() -> None:
         """What is called in the end; see `_StageCommand`."""

@@ -144,10 +144,10 @@ FLAGS: dict[tuple[str, ...], Here] = {
 
 # What a flag of some commands is for a command that has it not, where more can be said than which command has it.
 WITHOUT: dict[tuple[str, str], str] = {
-    ("run", "name"): "cikd run gives its runs the next numbers; one stage with a name: cikd ali --name NAME",
+    ("run", "name"): "its runs get the next numbers; one stage with a name: cikd ali --name NAME",
     ("run", "resume"): "type the same cikd run again: it goes on with what is missing; one stage: cikd lm --resume RUN",
     ("run", "go_on"): "type the same cikd run again: it goes on with what is missing",
-    ("run", "from_run"): "cikd run hands each stage its parent; one stage: cikd lm --from RUN",
+    ("run", "from_run"): "each stage gets its parent by itself; one stage: cikd lm --from RUN",
     ("eval", "image_size"): "a run is scored at its own image size",
     ("eval", "resume"): "type cikd eval RUN again",
     ("eval", "name"): "the results go into the run itself",

@@ -53,9 +53,8 @@ def refuse_stray_words(stage: Stage, request: Request, stray: Sequence[str], als
     if not equals:
         raise CikdError(f"{word!r} belongs to no flag", hint=_stray(stage, request, stray, fields, path) or every)
     name, sure = _field(word, fields)
-    way = name and _way(stage, name, value, fields)
-    hint = every if not way else way if sure else f"did you mean {way}?"
-    raise CikdError(f"{words[0]} is not a flag", hint=hint)
+    way = _way(stage, name, value, fields) if name else ""
+    raise CikdError(f"{words[0]} is not a flag", hint=way if way and sure else f"did you mean {way}?" if way else every)
 
 
 def _typed(flag: str, words: Sequence[str]) -> tuple[str, str | None]:
@@ -123,15 +122,13 @@ def _others(stage: Stage, names: Iterable[str]) -> str:
 
 
 def _field(word: str, fields: Fields) -> tuple[str | None, bool]:
-    """The field that a word without dashes names, and whether it names it exactly."""
+    """The field that a word without dashes names, of this command or another, and whether it is one of its flags."""
     names = {flag_name(name, info).lstrip("-"): name for name, (_, info) in fields.items()}
     word = word.lstrip("-").replace("_", "-")
     if word in names:
         return names[word], True
-    here = elsewhere.flag(word) if len(word) > 1 else None
-    known = [name for name in (here.fields if here else ()) if name in fields]
-    near = known[0] if known else names.get(nearest(word, names) or "")
-    return near, False
+    known = _known(word, fields).fields if len(word) > 1 else ()
+    return known[0] if known else names.get(nearest(word, names) or ""), False
 
 
 def _stray(stage: Stage, request: Request, stray: Sequence[str], fields: Fields, path: str) -> str:

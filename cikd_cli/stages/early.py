@@ -7,7 +7,7 @@ from typing import Any
 
 from cikd_cli import elastic, numbering
 from cikd_cli.config import CurriculumConfig, FinetuneTeacherConfig, StageConfig
-from cikd_cli.data.layout import read_layout
+from cikd_cli.data.layout import NearlyLayoutError, read_layout
 from cikd_cli.errors import CikdError
 from cikd_cli.inheritance import resolve_stage
 from cikd_cli.options import Request, Resolved, gpu_numbers
@@ -177,12 +177,17 @@ def _check_analysis(stage: Stage, request: Request, config: StageConfig) -> None
 
 
 def _check_images(data: str | None, *, labelled: bool = True) -> None:
-    """That the data are named and there, and a folder laid out in classes, if they are `labelled`."""
+    """That the data are named and there, and a folder laid out in classes; unlabelled, that it is not nearly so."""
     if data is None:
         raise no_images()
     check_data(data)
-    if labelled and data not in data_names():
+    if data in data_names():
+        return
+    try:
         read_layout(Path(data).expanduser().resolve())
+    except CikdError as error:
+        if labelled or isinstance(error, NearlyLayoutError):
+            raise
 
 
 def _check_still_there(run: RunDir, *, hint: str) -> None:
