@@ -94,14 +94,16 @@ def text(name: str, content: str) -> Callable[[], object]:
     return lambda: Path(name).write_text(content)
 
 
-def folder(name: str, counts: dict[str, int]) -> Callable[[], object]:
-    """Class folders with so many images each."""
+def folder(name: str, counts: dict[str, int], also: tuple[str, ...] = ()) -> Callable[[], object]:
+    """Class folders with so many images each, and empty files."""
 
     def make() -> None:
-        for label, count in counts.items():
+        for place, (label, count) in enumerate(counts.items()):
             Path(name, label).mkdir(parents=True)
             for number in range(count):
-                Image.new("RGB", (16, 16), (number, 0, 0)).save(Path(name, label, f"{number}.png"))
+                Image.new("RGB", (16, 16), (number, place, 0)).save(Path(name, label, f"{number}.png"))
+        for file in also:
+            Path(name, file).touch()
 
     return make
 
@@ -275,6 +277,23 @@ CASES = (
          folder("set", {"train/a": 3, "train/b": 3, "test/c": 1})),
     Case("Folders", "a class in train only", f"{TEACH}set", "Class b is in",
          folder("set", {"train/a": 3, "train/b": 3, "test/a": 1})),
+    Case("Folders", "splits below the classes", f"{TEACH}set", "splits below a class are not read",
+         folder("set", {"a/train": 3, "a/test": 1, "b/train": 3, "b/test": 1})),
+    Case("Folders", "splits under other names", f"{TEACH}set", "has splits under other names",
+         folder("set", {"training_set/a": 3, "training_set/b": 3, "test_set/a": 1, "test_set/b": 1})),
+    Case("Folders", "a test folder under another name", f"{TEACH}set", "no name that is read as a split",
+         folder("set", {"train/a": 3, "train/b": 3, "hold/a": 1, "hold/b": 1})),
+    Case("Folders", "two folders for train", f"{TEACH}set", "two folders for the train split",
+         folder("set", {"train/a": 3, "Training/b": 3})),
+    Case("Folders", "images in train and test, but no classes", f"{TEACH}set", "but no class folders",
+         folder("set", {"train": 3, "test": 3})),
+    Case("Folders", "a folder too high", f"{TEACH}set", "one class only, inner",
+         folder("set", {"inner/train/a": 3, "inner/train/b": 3})),
+    Case("Folders", "a class of other files", f"{TEACH}set", "only 2 .svg",
+         folder("set", {"a": 3, "b": 0}, also=("b/1.svg", "b/2.svg"))),
+    Case("Folders", "scoring what was learned from", "eval runs/lm --data photos/train", "learned from every image"),
+    Case("Folders", "other images under lm", "lm --from runs/ali --data set", "was made for",
+         folder("set", {"bars": 3, "dots": 3, "rows": 3})),
     Case("Folders", "a name that is not UTF-8", f"{TEACH}set", "is not UTF-8", folder("set", {"caf\udce9": 3, "b": 3})),
     Case("Folders", "other classes than the run's", "eval runs/lm --data set", "knows 3 classes",
          folder("set", {"a": 3, "b": 3})),

@@ -162,11 +162,11 @@ def _joined(splits: list[Split]) -> Split:
 
 
 def _absent(name: str, root: Path, folder: Path) -> CikdError:
+    own = f"--data ./{name} names the folder here; " if Path(name).is_dir() else ""
     if name in BY_HAND:
-        return CikdError(f"{name} is not in {root}.", hint=BY_HAND[name].format(folder=folder))
-    return CikdError(
-        f"{name} is not in {root}.", hint="--download fetches it; --data-root names another folder that has it"
-    )
+        return CikdError(f"{name} is not in {root}.", hint=own + BY_HAND[name].format(folder=folder))
+    hint = f"{own}--download fetches it; --data-root names another folder that has it"
+    return CikdError(f"{name} is not in {root}.", hint=hint)
 
 
 def _broken(name: str, root: Path, folder: Path, reason: object, *, download: bool = False) -> CikdError:

@@ -260,6 +260,11 @@ def _nearest(data: str, folder: Path) -> str | None:
     """The most similar set name, or folder beside the one that was asked for."""
     names = {name: name for name in NAMED}
     if folder.parent.is_dir():
-        names |= {str(entry).lower(): str(entry) for entry in sorted(folder.parent.iterdir()) if entry.is_dir()}
+        beside = (entry for entry in sorted(folder.parent.iterdir()) if entry.is_dir() and not _holds_runs(entry))
+        names |= {str(entry).lower(): str(entry) for entry in beside}
     close = difflib.get_close_matches(data.lower(), names, n=1)
     return names[close[0]] if close else None
+
+
+def _holds_runs(folder: Path) -> bool:
+    return (folder / "run.json").exists() or next(folder.glob("*/run.json"), None) is not None

@@ -86,6 +86,22 @@ def parents_of(config: DataConfig) -> list[RunDir]:
     return [RunDir.open(name) for name in named if name and is_file(Path(name) / "run.json")]
 
 
+def check_same_images(config: DataConfig, source: DataSource) -> None:
+    """Refuse a folder under another path than the parents' data that does not hold half of their images."""
+    runs = parents_of(config)
+    memory = remember(runs)
+    if memory is None or config.data in [run.record["data"]["name"] for run in runs]:
+        return
+    known = np.union1d(memory.trained, memory.held)
+    there = np.concatenate([np.empty(0, dtype="S32"), *source.digests.values()])
+    if len(np.intersect1d(known, there)) < len(known) / 2:
+        raise CikdError(
+            f"data {config.data} is not what {' and '.join(memory.names)} was made for, "
+            f"{runs[-1].record['data']['name']}",
+            hint=f"cikd finetune-teacher --data {config.data} makes a teacher for it",
+        )
+
+
 def open_teacher(config: StudentConfig, source: DataSource | None) -> tuple[RunDir, VisionTransformer, ModelSpec]:
     """The teacher run a config names, its network and spec; its classes and data must be those of `source`."""
     assert config.teacher is not None

@@ -19,6 +19,7 @@ from cikd_cli.runs import RunDir
 from cikd_cli.stages import training
 from cikd_cli.stages.job import (
     Job,
+    check_same_images,
     data_facts,
     describe_network,
     load_trunk,
@@ -38,6 +39,7 @@ def run(request: Request) -> dict[str, Any]:
 def build(config: LmConfig, device: torch.device) -> Job:
     """Data, teacher, student and the method; raises CikdError for whatever cannot work."""
     source = open_source(config)
+    check_same_images(config, source)
     precision = choose_precision(config.precision, device)
     parents: list[RunDir] = []
     facts = []
