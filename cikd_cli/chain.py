@@ -26,9 +26,17 @@ CURRICULUM_FLAGS = (
     "teacher_arch",
     "student",
     "lob",
+    "epochs",
+    "batch_size",
     "precision",
     "seed",
 )
+
+# Of those whose defaults differ from stage to stage.
+CURRICULUM_HELP = {
+    "epochs": "Passes over the training images, in every stage. One stage: --set ali.epochs=100",
+    "batch_size": "Images a step, in every stage. One stage: --set lm.batch_size=64",
+}
 
 _SHARED_DATA = ("data", "fraction", "val", "split_seed", "image_size", "mean", "std")
 _RESUME_FLAGS = frozenset({"epochs"})
@@ -53,12 +61,16 @@ def stage_request(request: Request, command: str, **flags: Any) -> Request:
     """The request of one stage inside `cikd run`: the flags it has, its share of --set, and `flags` on top.
 
     command: "finetune-teacher", "ali" or "lm". --teacher names the pretrained network,
-    so only finetune-teacher gets it.
+    so only finetune-teacher gets it. A flag gives way to a --set for this stage alone.
     """
     knobs = SECTIONS[command].model_fields
     own = {key: value for key, value in request.flags.items() if key in knobs}
     if command != "finetune-teacher":
         own.pop("teacher", None)
+    for text in request.options.set:
+        owner, dot, name = text.partition("=")[0].strip().rpartition(".")
+        if dot and owner.replace("_", "-") == command:
+            own.pop(name.replace("-", "_"), None)  # `--set ali.epochs=100` is narrower than `--epochs 10`
     options = request.options.model_copy(
         update={"set": _share(request.options.set, command), "name": None, "resume": None, "fresh": False}
     )

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cikd_cli import __version__
-from cikd_cli.console import reporter, show_output
+from cikd_cli import __version__, panels
+from cikd_cli.console import reporter, show_output, show_starting
 from cikd_cli.errors import CikdError
 from cikd_cli.files import to_json
 from cikd_cli.sentences import sentences
@@ -18,45 +18,103 @@ from cikd_cli.stages import RUNS_DIR_VARIABLE, STAGES, Stage
 
 CURRICULUM_PANEL = "The curriculum"
 RESULTS_PANEL = "Results"
+_UsageError: Any = typer.BadParameter.__base__  # wherever this version of Typer declares it
+_TELL_NOTHING = frozenset({"-h", "--help", "--help-all", "--quiet", "--json"})
 _CONTEXT = {"allow_extra_args": True, "help_option_names": ["-h", "--help"]}
 
 
-class _Group(TyperGroup):
+class _InBoxes:
+    """Help that looks the same for every command and every list of commands; plain, as Typer's is slow to load."""
+
+    first: frozenset[str] | None = None  # the parameters that --help shows; None: all
+    more = ""  # what --help adds below its boxes when it leaves flags out
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        command: Any = self
+        boxes, left_out = panels.flag_panels(command, ctx, self.first)
+        if left_out:
+            boxes["Options"] = [*boxes.get("Options", ()), ("--help-all", "Show every flag.")]
+        lists = command.command_panels(ctx) if isinstance(self, _Group) else {}
+        note = f"{left_out} flags more: {ctx.command_path} --help-all. {self.more}" if left_out else ""
+        formatter.write(panels.page(ctx.get_usage(), command.help or "", {**lists, **boxes}, note.strip()))
+
+
+class _Group(_InBoxes, TyperGroup):
     """Commands under their panels; unknown flags and missing values are told as everything else is."""
 
-    def make_context(self, *words: Any, **settings: Any) -> Any:
+    def make_context(self, info_name: Any, args: Any, parent: Any = None, **settings: Any) -> Any:
+        typed = tuple(args)
+        if parent is None and typed[:1] and typed[0] in STAGES and not _TELL_NOTHING.intersection(typed):
+            show_starting()  # before Typer reads anything, for which it loads pydantic
         with sentences():
-            return super().make_context(*words, **settings)
+            try:
+                return super().make_context(
+                    info_name, ["--help"] if typed[:1] == ("--help-all",) else args, parent, **settings
+                )
+            except _UsageError as error:
+                if not hasattr(error, "option_name") or not typed[0].startswith("-"):
+                    raise
+                from cikd_cli.unknown import flag_before_command
+
+                path = error.ctx.command_path
+                raise flag_before_command(error.option_name, typed, list(self.commands), path) from None
 
     def invoke(self, ctx: Any) -> Any:
         with sentences():
             return super().invoke(ctx)
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        panels: dict[str, list[tuple[str, str]]] = {}
+    def resolve_command(self, ctx: Any, args: Any) -> Any:
+        if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing and not args[0].startswith("-"):
+            from cikd_cli.unknown import unknown_command
+
+            raise unknown_command(args[0], self.list_commands(ctx), ctx.command_path, args)
+        return super().resolve_command(ctx, args)
+
+    def command_panels(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+        """The commands, each with its first sentence, by panel."""
+        found: dict[str, list[tuple[str, str]]] = {}
         for name in self.list_commands(ctx):
             command: Any = self.get_command(ctx, name)
             panel = command.rich_help_panel
-            panels.setdefault(panel if isinstance(panel, str) else "Commands", []).append(
+            found.setdefault(panel if isinstance(panel, str) else "Commands", []).append(
                 (name, command.get_short_help_str(limit=1000))
             )
-        for panel, rows in panels.items():
-            with formatter.section(panel):
-                formatter.write_dl(rows)
+        return found
 
 
-class _StageCommand(TyperCommand):
+class _Command(_InBoxes, TyperCommand):
+    """A command; --help-all is --help with all flags."""
+
+    def make_context(self, info_name: Any, args: Any, parent: Any = None, **settings: Any) -> Any:
+        if "--help-all" in args:
+            self.first, args = None, ["--help"]
+        return super().make_context(info_name, args, parent, **settings)
+
+
+class _StageCommand(_Command):
     """The command of a stage, which gets its flags when it is called or asked for help."""
 
     action: str
 
-    def make_context(self, *words: Any, **settings: Any) -> Any:
-        if not self.params:
-            from cikd_cli.commands import build
+    @staticmethod
+    def examples(stage: Stage) -> tuple[str, ...]:
+        """Command lines for the help."""
+        return stage.examples
 
-            whole = build(self.action, str(self.name))
-            self.params, self.callback, self.rich_markup_mode = whole.params, whole.callback, "rich"
-        return super().make_context(*words, **settings)
+    def make_context(self, info_name: Any, args: Any, parent: Any = None, **settings: Any) -> Any:
+        from cikd_cli.commands import build, unknown_flag_of
+
+        whole, self.first = build(self.action, str(self.name))
+        self.params, self.callback = whole.params, whole.callback
+        knobs = f"Every knob: cikd config {self.name}; --set sets any of them."
+        self.more = knobs if self.action != "slurm" else f"They are those of cikd {self.name}."
+        typed = tuple(args)
+        try:
+            return super().make_context(info_name, args, parent, **settings)
+        except _UsageError as error:
+            if type(error).__name__ != "NoSuchOption":
+                raise
+            raise unknown_flag_of(self.action, str(self.name), error.option_name, typed) from None
 
 
 class _Run(_StageCommand):
@@ -66,12 +124,20 @@ class _Run(_StageCommand):
 class _Config(_StageCommand):
     action = "config"
 
+    @staticmethod
+    def examples(stage: Stage) -> tuple[str, ...]:
+        return f"cikd config {stage.command}", f"cikd config {stage.command} --set KEY=VALUE --json"
+
 
 class _Slurm(_StageCommand):
     action = "slurm"
 
+    @staticmethod
+    def examples(stage: Stage) -> tuple[str, ...]:
+        named = " --name NAME" if stage.trains else ""
+        return (f"cikd slurm {stage.command}{named} --gpus-per-node 4 > job.sbatch && sbatch job.sbatch",)
 
-# The lists are plain: Typer's panels take longer to load than all else that a list needs.
+
 app = typer.Typer(
     cls=_Group,
     name="cikd",
@@ -115,7 +181,7 @@ def top(
 
 
 def _add(target: typer.Typer, stage: Stage, kind: type[_StageCommand], panel: str | None) -> None:
-    help_text = f"{stage.summary}\n\n" + "\n".join(f"  {example}" for example in stage.examples)
+    help_text = f"{stage.summary}\n\n" + "\n".join(kind.examples(stage))
 
     def with_flags() -> None:
         """What is called in the end; see `_StageCommand`."""
@@ -133,10 +199,14 @@ for _stage in STAGES.values():
         _add(slurm_app, _stage, _Slurm, None)
 
 
-@app.command("runs", rich_help_panel=RESULTS_PANEL)
+@app.command("runs", cls=_Command, rich_help_panel=RESULTS_PANEL, context_settings=_CONTEXT)
 def show_runs(
+    context: typer.Context,
     runs_dir: Annotated[
-        str, typer.Option("--runs-dir", metavar="DIR", envvar=RUNS_DIR_VARIABLE, help="Folder in which runs lie.")
+        str,
+        typer.Option(
+            "--runs-dir", metavar="DIR", envvar=RUNS_DIR_VARIABLE, help="Folder in which runs lie. [default: runs]"
+        ),
     ] = "runs",
     as_json: Annotated[bool, typer.Option("--json", help="Print the runs as one JSON object.")] = False,
 ) -> None:
@@ -144,6 +214,10 @@ def show_runs(
     with sentences():
         from cikd_cli import lineage
 
+        if context.args:
+            from cikd_cli.unknown import stray_beside_runs
+
+            raise stray_beside_runs(context.args[0], Path(runs_dir))
         if not runs_dir:
             raise CikdError("--runs-dir is empty", hint="cikd runs --help")
         if Path(runs_dir).is_file():

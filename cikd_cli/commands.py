@@ -3,54 +3,65 @@
 import importlib
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import typer
 import typer.main
-from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from cikd_cli import elastic
 from cikd_cli.chain import check_resume, resolve_curriculum
 from cikd_cli.config import StageConfig
-from cikd_cli.console import Reporter, show_output
+from cikd_cli.console import show_output
 from cikd_cli.errors import CikdError
 from cikd_cli.files import to_json
-from cikd_cli.flags import as_typed, command_function, settable
+from cikd_cli.flags import command_function, first_flags
 from cikd_cli.inheritance import resolve_stage
-from cikd_cli.knobs import nearest
-from cikd_cli.options import Request, Resolved, flag_name
+from cikd_cli.options import Request, Resolved, extra
+from cikd_cli.panels import table
 from cikd_cli.recipes import resolve
 from cikd_cli.sentences import sentences
 from cikd_cli.slurm import SlurmOptions, script
-from cikd_cli.stages import STAGES, Stage
+from cikd_cli.stages import STAGES, Stage, early
+from cikd_cli.unknown import refuse_stray_words, unknown_flag
 
 
-def build(action: str, command: str) -> Any:
-    """The Typer command of a stage, with its flags; action: "run", "config" or "slurm"."""
+def build(action: str, command: str) -> tuple[Any, frozenset[str]]:
+    """The Typer command of a stage, with its flags, and which of them `--help` shows.
+
+    action: "run", "config" or "slurm".
+    """
     stage = STAGES[command]
     if action == "config":
         stage = replace(stage, several=None)
+    also = SlurmOptions if action == "slurm" else None
     act = {"run": _run_stage, "config": _show_config, "slurm": _show_job}[action]
     function = command_function(
         stage,
         lambda request, stray: act(stage, request, stray),
         guard=sentences,
-        also=SlurmOptions if action == "slurm" else None,
+        also=also,
     )
     app = typer.Typer(add_completion=False)
     app.command(command)(function)
-    return typer.main.get_command(app)
+    return typer.main.get_command(app), first_flags(stage, also)
+
+
+def unknown_flag_of(action: str, command: str, flag: str, words: tuple[str, ...]) -> CikdError:
+    """The error for a flag that the command of a stage has not; words: all that were typed behind the command."""
+    path = f"cikd {command}" if action == "run" else f"cikd {action} {command}"
+    return unknown_flag(STAGES[command], flag, words, path, SlurmOptions if action == "slurm" else None)
 
 
 def _run_stage(stage: Stage, request: Request, stray: list[str]) -> None:
     """Everything that can be refused without torch is refused first; then the stage's module is loaded."""
     elastic.check()
-    _refuse_stray_words(stage, request, stray)
+    refuse_stray_words(stage, request, stray, None)
     if stage.arguments != "none" and not request.runs:
         raise CikdError(f"cikd {stage.command} needs a run", hint=f"{stage.examples[0]}; cikd runs lists the runs")
     check_resume(request, stage.config)
-    _resolve(stage, request)
+    request = early.with_runs(stage, request)
+    early.check(stage, request, _resolve(stage, request))
     if elastic.world_size() > 1 and not stage.trains:
         raise CikdError(f"cikd {stage.command} is not shared out among processes", hint="start it without torchrun")
     # Read when torch loads: threads that wait for each other soon sleep instead of spinning, which two small trainings
@@ -63,19 +74,21 @@ def _run_stage(stage: Stage, request: Request, stray: list[str]) -> None:
 
 
 def _show_config(stage: Stage, request: Request, stray: list[str]) -> None:
-    _refuse_stray_words(stage, request, stray)
+    refuse_stray_words(stage, request, stray, None)
+    request = early.with_runs(stage, replace(request, runs=()))
     resolved = _resolve_with_parent(stage, request)
-    values = _flat(resolved.config)
+    knobs = _flat(resolved.config)
+    sources = {key: resolved.sources.get(key, "default") for key in knobs}
     if request.options.as_json:
-        knobs = {key: {"value": value, "source": resolved.sources.get(key, "default")} for key, value in values.items()}
-        show_output(to_json({"stage": stage.command, "recipe": resolved.recipe, "config": knobs}))
+        shown = {key: {"value": value, "source": sources[key]} for key, (value, _) in knobs.items()}
+        show_output(to_json({"stage": stage.command, "recipe": resolved.recipe, "config": shown}))
         return
-    rows = [[key, _shown(value), resolved.sources.get(key, "default")] for key, value in values.items()]
-    Reporter("plain").table(("knob", "value", "from"), rows)
+    rows = [[key, _shown(value), sources[key], _about(info)] for key, (value, info) in knobs.items()]
+    show_output("\n".join(table(("knob", "value", "from", "what it is"), rows)))
 
 
 def _show_job(stage: Stage, request: Request, stray: list[str]) -> None:
-    _refuse_stray_words(stage, request, stray, SlurmOptions)
+    refuse_stray_words(stage, request, stray, SlurmOptions)
     asked = {key: value for key, value in request.flags.items() if key in SlurmOptions.model_fields}
     request = replace(request, flags={key: value for key, value in request.flags.items() if key not in asked})
     _resolve(stage, request)
@@ -110,12 +123,18 @@ def _resolve_with_parent(stage: Stage, request: Request) -> Resolved:
         return _resolve(stage, request)
 
 
-def _flat(config: StageConfig, before: str = "") -> dict[str, object]:
-    values: dict[str, object] = {}
-    for key in type(config).model_fields:
+def _flat(config: StageConfig, before: str = "") -> dict[str, tuple[object, FieldInfo]]:
+    """Every knob by its name, dotted within a stage of `cikd run`, with its value and its declaration."""
+    knobs: dict[str, tuple[object, FieldInfo]] = {}
+    for key, info in type(config).model_fields.items():
         value = getattr(config, key)
-        values |= _flat(value, f"{before}{key}.") if isinstance(value, StageConfig) else {before + key: value}
-    return values
+        knobs |= _flat(value, f"{before}{key}.") if isinstance(value, StageConfig) else {before + key: (value, info)}
+    return knobs
+
+
+def _about(info: FieldInfo) -> str:
+    unset = extra(info, "unset")
+    return f"{info.description} [default: {unset}]" if unset else info.description or ""
 
 
 def _shown(value: object) -> str:
@@ -126,25 +145,3 @@ def _shown(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(":".join(map(str, item)) if isinstance(item, tuple) else f"{item:g}" for item in value)
     return str(value)
-
-
-def _refuse_stray_words(stage: Stage, request: Request, stray: list[str], also: type[BaseModel] | None = None) -> None:
-    """Raise CikdError for words that belong to no flag, such as `epochs=10`; also: what `cikd slurm` asks beside."""
-    words = [word for word in request.runs if "=" in word and not Path(word).exists()] + stray
-    if not words:
-        return
-    every = f"cikd {'slurm ' if also else ''}{stage.command} --help shows the flags"
-    key, equals, value = words[0].partition("=")
-    if not equals:
-        raise CikdError(f"{key!r} belongs to no flag", hint=every)
-    fields = settable(stage, also)
-    names = {flag_name(name, info).lstrip("-"): name for name, (_, info) in fields.items()}
-    key = key.lstrip("-").replace("_", "-")
-    near = nearest(key, names)
-    if key in names:
-        hint = as_typed(names[key], *fields[names[key]], value)
-    elif near:
-        hint = f"did you mean {as_typed(names[near], *fields[names[near]], value)}?"
-    else:
-        hint = every
-    raise CikdError(f"{words[0]} is not a flag", hint=hint)

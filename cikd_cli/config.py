@@ -20,9 +20,22 @@ Triple = tuple[float, float, float]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 
-def knob(default: Any, help: str, *, panel: str | None = None, flag: str | None = None, **bounds: Any) -> Any:
-    """One knob: `flag` replaces the name derived from the field, `bounds` are pydantic's (ge, gt, le, lt)."""
-    return Field(default, description=help, json_schema_extra={"panel": panel, "flag": flag}, **bounds)
+def knob(
+    default: Any,
+    help: str,
+    *,
+    panel: str | None = None,
+    flag: str | None = None,
+    first: bool = False,
+    unset: str | None = None,
+    **bounds: Any,
+) -> Any:
+    """One knob: `flag` replaces the name derived from the field, `bounds` are pydantic's (ge, gt, le, lt).
+
+    first: `--help` shows it, not `--help-all` alone. unset: what happens by itself, where the default is None.
+    """
+    noted: dict[str, Any] = {"panel": panel, "flag": flag, "first": first, "unset": unset}
+    return Field(default, description=help, json_schema_extra=noted, **bounds)
 
 
 class StageConfig(BaseModel):
@@ -34,15 +47,15 @@ class StageConfig(BaseModel):
 class DataConfig(StageConfig):
     """Which images, and how they are split and normalised; all stages of a curriculum share it."""
 
-    data: str | None = knob(None, "Named data set, or a folder of class folders.", panel=DATA)
+    data: str | None = knob(None, "Named data set, or a folder of class folders.", panel=DATA, first=True)
     data_root: str = knob("data", "Folder in which named data sets lie.", panel=DATA)
     download: bool = knob(False, "Download a named data set that is not on disk.", panel=DATA)
     fraction: float = knob(1.0, "Stratified share of the training images to use.", panel=DATA, gt=0, le=1)
     val: float = knob(0.0, "Share of the training images held out for validation.", panel=DATA, ge=0, lt=1)
     image_size: int = knob(224, "Side of the square input, in pixels.", panel=DATA, ge=1)
     skip_unreadable: bool = knob(False, "Count unreadable images and go on without them.", panel=DATA)
-    mean: Triple | None = knob(None, "Normalisation mean per channel; none: the teacher's pretraining statistics.")
-    std: Triple | None = knob(None, "Normalisation standard deviation per channel; none: as for mean.")
+    mean: Triple | None = knob(None, "Normalisation mean per channel.", unset="the teacher's pretraining statistics")
+    std: Triple | None = knob(None, "Normalisation standard deviation per channel.", unset="as for mean")
     split_seed: int = knob(0, "Seed of the 80/20 split, the validation split and the subset.", ge=0)
     decode_size: int = knob(0, "Reduce decoded images to this short side, in pixels; 0: keep them whole.", ge=0)
     cache_mb: int = knob(4096, "Most memory for decoded images kept between epochs, in MiB.", ge=0)
@@ -58,8 +71,8 @@ class DataConfig(StageConfig):
 class TrainingConfig(DataConfig):
     """What the three training stages have in common; defaults are the paper's for its small sets."""
 
-    epochs: int = knob(300, "Passes over the training images.", panel=OPTIMISATION, ge=1)
-    batch_size: int = knob(256, "Images a step, over all processes.", panel=OPTIMISATION, ge=1)
+    epochs: int = knob(300, "Passes over the training images.", panel=OPTIMISATION, first=True, ge=1)
+    batch_size: int = knob(256, "Images a step, over all processes.", panel=OPTIMISATION, first=True, ge=1)
     lr: float = knob(1e-3, "Peak learning rate.", panel=OPTIMISATION, gt=0)
     min_lr: float = knob(0.0, "Learning rate at the end of the cosine.", ge=0)
     warmup: float = knob(5.0, "Epochs of linear warm-up.", panel=OPTIMISATION, ge=0)
@@ -69,7 +82,7 @@ class TrainingConfig(DataConfig):
     accumulate: int = knob(1, "Micro-batches a step, to fit a batch into less memory.", panel=OPTIMISATION, ge=1)
     precision: Precision = knob("auto", "Arithmetic of the networks; losses are always float32.", panel=OPTIMISATION)
     compile: bool | None = knob(
-        None, "Compile the blocks of teacher and student; none: for long runs on a GPU.", panel=OPTIMISATION
+        None, "Compile the blocks of teacher and student.", panel=OPTIMISATION, unset="for long runs on a GPU"
     )
     ema: float = knob(
         0.0, "Decay of an exponential moving average of the weights; 0: off.", panel=OPTIMISATION, ge=0, lt=1
@@ -103,9 +116,11 @@ class TrainingConfig(DataConfig):
 class StudentConfig(TrainingConfig):
     """A training stage that has a teacher and a student."""
 
-    teacher: str | None = knob(None, "Teacher run; none: the newest finished one for the data set.", panel=MODELS)
+    teacher: str | None = knob(
+        None, "Teacher run.", panel=MODELS, first=True, unset="the newest finished one for the data set"
+    )
     student: Literal["vit_tiny", "vit_small", "vit_pico", "custom"] = knob(
-        "vit_tiny", "Student size; 'custom' takes student_width, _depth and _heads.", panel=MODELS
+        "vit_tiny", "Student size; 'custom' takes student_width, _depth and _heads.", panel=MODELS, first=True
     )
     student_width: int | None = knob(None, "Width of a custom student.", ge=4)
     student_depth: int | None = knob(None, "Blocks of a custom student.", ge=1)
@@ -120,15 +135,17 @@ class FinetuneTeacherConfig(TrainingConfig):
         "vit_base_patch16_224.dino",
         "timm name, a .safetensors/.pth file, a run, or 'scratch' (teacher_width, ...).",
         panel=MODELS,
+        first=True,
     )
     teacher_arch: str | None = knob(None, "timm architecture of a weights file that does not name one.", panel=MODELS)
     teacher_width: int = knob(192, "Width of a teacher from scratch.", ge=4)
     teacher_depth: int = knob(12, "Blocks of a teacher from scratch.", ge=1)
     teacher_heads: int = knob(3, "Heads of a teacher from scratch.", ge=1)
     teacher_patch: int = knob(16, "Patch side of a teacher from scratch, in pixels.", ge=1)
+    image_size: int = knob(224, "Side of the square input, in pixels.", panel=DATA, first=True, ge=1)
     linear_probe: bool = knob(False, "Train the classifier only; the trunk stays as loaded.", panel=MODELS)
-    epochs: int = knob(50, "Passes over the training images.", panel=OPTIMISATION, ge=1)
-    batch_size: int = knob(64, "Images a step, over all processes.", panel=OPTIMISATION, ge=1)
+    epochs: int = knob(50, "Passes over the training images.", panel=OPTIMISATION, first=True, ge=1)
+    batch_size: int = knob(64, "Images a step, over all processes.", panel=OPTIMISATION, first=True, ge=1)
     lr: float = knob(5e-4, "Peak learning rate.", panel=OPTIMISATION, gt=0)
     min_lr: float = knob(1e-6, "Learning rate at the end of the cosine.", ge=0)
     layer_decay: float = knob(0.75, "Factor on the learning rate from each block to the one below.", gt=0, le=1)
@@ -146,9 +163,10 @@ class AliConfig(StudentConfig):
         "Learning objective block of the teacher, from 1, or 'auto'. cikd ali takes several (7,8,9): a student and a "
         "run each, on one pass of the teacher.",
         panel=MODELS,
+        first=True,
     )
     pairs: tuple[tuple[int, int], ...] | None = knob(
-        None, "Tapped blocks as teacher:student, e.g. 1:1,10:12; none: 1:1 and LOB:last.", panel=MODELS
+        None, "Tapped blocks as teacher:student, e.g. 1:1,10:12.", panel=MODELS, unset="1:1 and LOB:last"
     )
     qk: bool = knob(True, "Copy the query-key relations.", panel=MODELS)
     vv: bool = knob(True, "Copy the value-value relations.", panel=MODELS)
@@ -175,10 +193,10 @@ class LmConfig(StudentConfig):
     """`cikd lm`; defaults: docs/method.md, stage 2, first group."""
 
     from_run: str | None = knob(
-        None, "ALI run whose student to start from; none: LM alone.", panel=MODELS, flag="--from"
+        None, "ALI run whose student to start from.", panel=MODELS, flag="--from", first=True, unset="LM alone"
     )
     distill: bool = knob(True, "Use the teacher's logits; --no-distill is the plain fine-tune.", panel=MODELS)
-    batch_size: int = knob(512, "Images a step, over all processes.", panel=OPTIMISATION, ge=1)
+    batch_size: int = knob(512, "Images a step, over all processes.", panel=OPTIMISATION, first=True, ge=1)
     min_lr: float = knob(1e-6, "Learning rate at the end of the cosine.", ge=0)
     layer_decay: float = knob(0.75, "Factor on the learning rate from each block to the one below.", gt=0, le=1)
     smoothing: float = knob(0.1, "Label smoothing.", panel=OPTIMISATION, ge=0, lt=1)
@@ -190,7 +208,7 @@ class LmConfig(StudentConfig):
     )
     kd_t2: bool = knob(True, "Multiply the distillation by the squared temperature.")
     teacher_cache: str | None = knob(
-        None, "Folder that keeps the teacher's logits for later runs, or 'auto'; none: off.", panel=MODELS
+        None, "Folder that keeps the teacher's logits for later runs, or 'auto'.", panel=MODELS, unset="off"
     )
     views_per_image: int = knob(
         0,
@@ -208,36 +226,44 @@ class LmConfig(StudentConfig):
 class EvalConfig(StageConfig):
     """`cikd eval RUN`."""
 
-    data: str | None = knob(None, "Data set or folder with the same classes; none: the run's own.", panel=DATA)
-    data_root: str | None = knob(None, "Folder in which named data sets lie; none: the run's own.", panel=DATA)
-    split: Literal["test", "val", "train"] = knob("test", "Which images to score.", panel=DATA)
-    batch_size: int = knob(64, "Images a pass.", panel=HARDWARE, ge=1)
-    precision: Precision = knob("fp32", "Arithmetic of the networks.", panel=HARDWARE)
+    data: str | None = knob(
+        None, "Data set or folder with the same classes.", panel=DATA, first=True, unset="the run's own"
+    )
+    data_root: str | None = knob(
+        None, "Folder in which named data sets lie.", panel=DATA, first=True, unset="the run's own"
+    )
+    split: Literal["test", "val", "train"] = knob("test", "Which images to score.", panel=DATA, first=True)
+    batch_size: int = knob(64, "Images a pass.", panel=HARDWARE, first=True, ge=1)
+    precision: Precision = knob("fp32", "Arithmetic of the networks.", panel=HARDWARE, first=True)
     latency: bool = knob(
-        True, "Measure the time of one image on the CPU and, if there is one, the GPU.", panel=ANALYSIS
+        True, "Measure the time of one image on the CPU and, if there is one, the GPU.", panel=ANALYSIS, first=True
     )
 
 
 class MadConfig(StageConfig):
     """`cikd mad RUN...`; 128 images: docs/method.md."""
 
-    data: str | None = knob(None, "Data set or folder; none: the first run's own.", panel=DATA)
-    data_root: str | None = knob(None, "Folder in which named data sets lie; none: the run's own.", panel=DATA)
-    image_size: int | None = knob(
-        None, "Side of the input for a timm name, in pixels; none: its own.", panel=DATA, ge=1
+    data: str | None = knob(None, "Data set or folder.", panel=DATA, first=True, unset="the first run's own")
+    data_root: str | None = knob(
+        None, "Folder in which named data sets lie.", panel=DATA, first=True, unset="the run's own"
     )
-    images: int = knob(128, "Test images to average over.", panel=ANALYSIS, ge=1)
-    batch_size: int = knob(32, "Images a pass.", panel=HARDWARE, ge=1)
+    image_size: int | None = knob(
+        None, "Side of the input for a timm name, in pixels.", panel=DATA, first=True, unset="its own", ge=1
+    )
+    images: int = knob(128, "Test images to average over.", panel=ANALYSIS, first=True, ge=1)
+    batch_size: int = knob(32, "Images a pass.", panel=HARDWARE, first=True, ge=1)
 
 
 class CkaConfig(StageConfig):
     """`cikd cka RUN...`; at least 1,024 images in batches of 128: docs/method.md."""
 
-    teacher: str | None = knob(None, "Model to compare with; none: the run's own teacher.", panel=MODELS)
-    data: str | None = knob(None, "Data set or folder; none: the first run's own.", panel=DATA)
-    data_root: str | None = knob(None, "Folder in which named data sets lie; none: the run's own.", panel=DATA)
-    images: int = knob(1024, "Test images to use.", panel=ANALYSIS, ge=4)
-    batch_size: int = knob(128, "Images of one unbiased estimate; at least 4.", panel=ANALYSIS, ge=4)
+    teacher: str | None = knob(None, "Model to compare with.", panel=MODELS, first=True, unset="the run's own teacher")
+    data: str | None = knob(None, "Data set or folder.", panel=DATA, first=True, unset="the first run's own")
+    data_root: str | None = knob(
+        None, "Folder in which named data sets lie.", panel=DATA, first=True, unset="the run's own"
+    )
+    images: int = knob(1024, "Test images to use.", panel=ANALYSIS, first=True, ge=4)
+    batch_size: int = knob(128, "Images of one unbiased estimate; at least 4.", panel=ANALYSIS, first=True, ge=4)
 
 
 class CurriculumConfig(StageConfig):

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
+from cikd_cli import elastic
 from cikd_cli.errors import CikdError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Mode = Literal["rich", "plain", "silent"]
 
 PLAIN_SECONDS = 5.0  # between two progress lines when the output is not a terminal
+_starting = False  # whether the word of `show_starting` stands on the terminal
 _BREAKS = re.compile("[\t\n\v\f\r\x85\u2028\u2029]+")
 _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -84,6 +86,7 @@ class Reporter:
         self._logs: tuple[Path, ...] = ()
         self._told: deque[str] = deque(maxlen=50)  # before there is a log: the header of a run, if there is to be one
         self._console: Console | None = None
+        _erase_starting()
         if mode == "rich":
             from rich.console import Console as RichConsole
 
@@ -205,6 +208,22 @@ def reporter(*, quiet: bool, as_json: bool) -> Reporter:
     return Reporter("rich" if sys.stdout.isatty() else "plain", sys.stdout)
 
 
+def show_starting() -> None:
+    """A word on a terminal, so that nobody waits before a blank screen while torch loads; what follows erases it."""
+    global _starting
+    if sys.stdout.isatty() and not _starting and elastic.speaks():
+        _print("starting …", sys.stdout, end="\r")
+        _starting = True
+
+
+def _erase_starting() -> None:
+    global _starting
+    if _starting:
+        _starting = False
+        sys.stdout.write("\x1b[K")
+        sys.stdout.flush()
+
+
 def show_error(error: CikdError) -> None:
     """`error: ...` and `hint: ...` on standard error."""
     _print(f"error: {clean(error.message)}", sys.stderr)
@@ -217,9 +236,10 @@ def show_output(text: str) -> None:
     _print(text, sys.stdout)
 
 
-def _print(text: str, stream: TextIO) -> None:
+def _print(text: str, stream: TextIO, end: str = "\n") -> None:
+    _erase_starting()
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+    stream.write(text.encode(encoding, "replace").decode(encoding) + end)
     stream.flush()
 
 

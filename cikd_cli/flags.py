@@ -5,6 +5,7 @@ import sys
 import typing
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from copy import copy
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -12,14 +13,15 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from cikd_cli.chain import CURRICULUM_FLAGS
+from cikd_cli.chain import CURRICULUM_FLAGS, CURRICULUM_HELP
 from cikd_cli.config import ANALYSIS, DATA, HARDWARE, MODELS, OPTIMISATION, RUN, SLURM, CurriculumConfig, StageConfig
 from cikd_cli.errors import CikdError
 from cikd_cli.knobs import choices, kinds, parse, parse_list
-from cikd_cli.options import Request, RunOptions, extra, flag_name
+from cikd_cli.options import Request, RunOptions, extra, flag_name, is_first
 from cikd_cli.recipes import SECTIONS
 from cikd_cli.stages import RUNS_DIR_VARIABLE, Stage
 
+FEW = 12  # flags that need no choice of what to show first
 PANELS = (SLURM, DATA, MODELS, OPTIMISATION, ANALYSIS, HARDWARE, RUN)
 
 _METAVARS = {
@@ -38,7 +40,7 @@ _METAVARS = {
     "gpus": "N|all|0,2|cpu",
     "what": "WORD,...",
 }
-_WORDS = {int: "INT", float: "FLOAT", str: "TEXT"}
+_WORDS = {int: "INT", float: "FLOAT", str: "TEXT", bool: "true"}
 
 
 def knobs_of(stage: Stage) -> dict[str, tuple[type[BaseModel], FieldInfo]]:
@@ -47,9 +49,28 @@ def knobs_of(stage: Stage) -> dict[str, tuple[type[BaseModel], FieldInfo]]:
     if stage.config is CurriculumConfig:
         for name in CURRICULUM_FLAGS:
             owner = next(config for config in SECTIONS.values() if name in config.model_fields)
-            found[name] = (owner, owner.model_fields[name])
+            found[name] = (owner, _for_all_stages(name, owner.model_fields[name]))
     found |= {name: (stage.config, info) for name, info in stage.config.model_fields.items()}
     return {name: (owner, info) for name, (owner, info) in found.items() if extra(info, "panel")}
+
+
+def _for_all_stages(name: str, info: FieldInfo) -> FieldInfo:
+    """The field of a stage as `cikd run` has it: where stages differ, with a text of its own and no one default."""
+    if name not in CURRICULUM_HELP:
+        return info
+    own = copy(info)
+    own.description, own.default = CURRICULUM_HELP[name], None
+    return own
+
+
+def first_flags(stage: Stage, also: type[BaseModel] | None = None) -> frozenset[str]:
+    """The fields whose flags `--help` shows: those of `also` and the name, else those marked, or all if few."""
+    fields = _options_of(stage) | knobs_of(stage)
+    if also:
+        return frozenset({*also.model_fields, "name"} & {*also.model_fields, *fields})
+    if len(fields) <= FEW:
+        return frozenset(fields)
+    return frozenset(name for name, (_, info) in fields.items() if is_first(info))
 
 
 def _options_of(stage: Stage) -> dict[str, tuple[type[BaseModel], FieldInfo]]:
@@ -59,7 +80,8 @@ def _options_of(stage: Stage) -> dict[str, tuple[type[BaseModel], FieldInfo]]:
 
 def settable(stage: Stage, also: type[BaseModel] | None = None) -> dict[str, tuple[type[BaseModel], FieldInfo]]:
     """Every field that can be set on the stage's command line, by a flag or by --set; also: further flags."""
-    models: list[type[BaseModel]] = [stage.config, also] if also else [stage.config]
+    models: list[type[BaseModel]] = [] if stage.config is CurriculumConfig else [stage.config]
+    models += [also] if also else []
     fields = {name: (model, info) for model in models for name, info in model.model_fields.items()}
     return fields | knobs_of(stage) | _options_of(stage)
 
@@ -176,7 +198,7 @@ def _annotation(name: str, owner: type[BaseModel], info: FieldInfo) -> Any:
     if kinds(owner, name) == (bool,):
         declaration = flag if _is_plain(name, owner) else f"{flag}/--no-{flag.removeprefix('--')}"
         return Annotated[bool | None, typer.Option(declaration, **settings)]
-    settings["metavar"] = _metavar(name, owner)
+    settings["metavar"] = metavar(name, owner)
     words = choices(owner, name)
     if words:
         settings["autocompletion"] = lambda incomplete: [word for word in words if word.startswith(incomplete)]
@@ -191,7 +213,8 @@ def _is_plain(name: str, owner: type[BaseModel]) -> bool:
     return owner is RunOptions or name == "baseline"
 
 
-def _metavar(name: str, owner: type[BaseModel]) -> str:
+def metavar(name: str, owner: type[BaseModel]) -> str:
+    """What stands for the value of a field: `INT`, `NAME|DIR`."""
     if name in _METAVARS:
         return _METAVARS[name]
     words = choices(owner, name)
@@ -199,17 +222,11 @@ def _metavar(name: str, owner: type[BaseModel]) -> str:
 
 
 def _help(info: FieldInfo) -> str:
-    text = (info.description or "").replace("[", "\\[")
-    default = info.default
-    if default is None or default is False or default == ():
-        return text  # the text says what none means; a switch that is off needs no saying
-    if default is True:
-        return text + " [dim]\\[default: on][/dim]"
-    return (
-        f"{text} [dim]\\[default: {default:g}][/dim]"
-        if isinstance(default, float)
-        else (f"{text} [dim]\\[default: {default}][/dim]")
-    )
+    default = extra(info, "unset") if info.default is None else info.default
+    if default is None or default is False or default == ():  # a switch that is off needs no saying
+        return info.description or ""
+    shown = "on" if default is True else f"{default:g}" if isinstance(default, float) else default
+    return f"{info.description} [default: {shown}]"
 
 
 def _panel_order(info: FieldInfo) -> int:

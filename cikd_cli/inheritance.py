@@ -39,14 +39,18 @@ class Inherited:
 NOTHING = Inherited({}, None)
 
 
-def resolve_stage(config_class: type[StageConfig], request: Request) -> tuple[Resolved, Inherited]:
+def resolve_stage(
+    config_class: type[StageConfig], request: Request, *, whole: bool = True
+) -> tuple[Resolved, Inherited]:
     """The config of a training stage: what is typed, over what the parent hands down, over the (parent's) recipe.
+
+    whole: as for RunDir.open.
 
     Raises:
         CikdError: as `inherit` and `resolve`.
     """
     typed = typed_values(config_class, request.stage, request.flags, request.options)
-    inherited = inherit(replace(request, flags=typed))
+    inherited = inherit(replace(request, flags=typed), whole=whole)
     resolved = resolve(
         config_class,
         request.stage,
@@ -58,27 +62,28 @@ def resolve_stage(config_class: type[StageConfig], request: Request) -> tuple[Re
     return resolved, inherited
 
 
-def inherit(request: Request) -> Inherited:
+def inherit(request: Request, *, whole: bool = True) -> Inherited:
     """What the stage of a request takes from its parent; the flags are all that was typed, by flag, --set or --config.
 
     Raises:
         CikdError: the run that is named cannot be used, or none is named and there is no finished teacher.
     """
     if request.stage == "ali":
-        return _for_ali(request.flags, Path(request.options.runs_dir))
+        return _for_ali(request.flags, Path(request.options.runs_dir), whole)
     if request.stage == "lm":
-        return _for_lm(request.flags, Path(request.options.runs_dir))
+        return _for_lm(request.flags, Path(request.options.runs_dir), whole)
     return NOTHING
 
 
-def _for_ali(flags: Mapping[str, Any], runs_dir: Path) -> Inherited:
+def _for_ali(flags: Mapping[str, Any], runs_dir: Path, whole: bool) -> Inherited:
     """The teacher hands down data, image size and normalisation; other images may be named, labels are not read."""
-    started = RunDir.open(flags["from_run"], stages=("ali", "lm")) if flags.get("from_run") else None
+    named = flags.get("from_run")
+    started = RunDir.open(named, stages=("ali", "lm"), whole=whole) if named else None
     note = _how_found(flags)
     if started is not None and not flags.get("teacher") and not flags.get("data"):
         teacher, note = started.parent("finetune-teacher"), f"  [the teacher of {started.path}]"
     else:
-        teacher = _find_teacher(flags.get("teacher"), flags.get("data"), runs_dir)
+        teacher = _find_teacher(flags.get("teacher"), flags.get("data"), runs_dir, whole)
     values = inherited_settings(teacher)
     if started is not None:
         values |= _student_settings(started)
@@ -88,16 +93,16 @@ def _for_ali(flags: Mapping[str, Any], runs_dir: Path) -> Inherited:
     return Inherited(values, teacher, note)
 
 
-def _for_lm(flags: Mapping[str, Any], runs_dir: Path) -> Inherited:
+def _for_lm(flags: Mapping[str, Any], runs_dir: Path, whole: bool) -> Inherited:
     """The parent hands down data, teacher and student; without one, the teacher does."""
     if flags.get("from_run") is not None:
-        parent = RunDir.open(flags["from_run"], stages=("ali", "lm"))
+        parent = RunDir.open(flags["from_run"], stages=("ali", "lm"), whole=whole)
         values = inherited_settings(parent)
         if not parent.record["data"]["classes"]:  # ALI saw unlabelled images; labels are those of the teacher's data
             values |= inherited_settings(parent.parent("finetune-teacher"))
         return Inherited(values, parent, "  [from the parent]")
     try:
-        teacher = _find_teacher(flags.get("teacher"), flags.get("data"), runs_dir)
+        teacher = _find_teacher(flags.get("teacher"), flags.get("data"), runs_dir, whole)
     except CikdError:  # none: labels alone can do without
         if flags.get("distill", True) or flags.get("teacher"):
             raise
@@ -109,7 +114,7 @@ def _how_found(flags: Mapping[str, Any]) -> str:
     return "" if flags.get("teacher") else "  [the newest finished one]"
 
 
-def _find_teacher(named: str | None, data: str | None, runs_dir: Path) -> RunDir:
+def _find_teacher(named: str | None, data: str | None, runs_dir: Path, whole: bool) -> RunDir:
     """The teacher run named, or the newest finished one for the data set."""
     if named:
         if not Path(named).is_dir():
@@ -117,7 +122,7 @@ def _find_teacher(named: str | None, data: str | None, runs_dir: Path) -> RunDir
                 f"{named} is no run, and a teacher has to know the classes first.",
                 hint=f"cikd finetune-teacher --data {data or '…'} --teacher {named}",
             )
-        return RunDir.open(named, stages=("finetune-teacher",))
+        return RunDir.open(named, stages=("finetune-teacher",), whole=whole)
     if data is None:
         raise CikdError(
             "No images are named.", hint="--data cifar100, a folder, or --teacher RUN to take the teacher's"

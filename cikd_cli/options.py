@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from pydantic.fields import FieldInfo
 
 from cikd_cli.config import HARDWARE, OPTIMISATION, RUN, StageConfig, knob
+from cikd_cli.errors import CikdError
 
 EPOCHS = "e"
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
@@ -32,14 +33,22 @@ class RunOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
-    recipe: str | None = knob(None, "Recipe name or .toml file; none: the data set's own.", panel=OPTIMISATION)
+    recipe: str | None = knob(
+        None, "Recipe name or .toml file.", panel=OPTIMISATION, first=True, unset="the data set's own"
+    )
     config: str | None = knob(None, "TOML file of settings, such as a run's config.toml.", panel=OPTIMISATION)
-    set: tuple[str, ...] = knob((), "Set any knob, e.g. betas=0.9,0.95; may be repeated.", panel=OPTIMISATION)
+    set: tuple[str, ...] = knob(
+        (), "Set any knob, e.g. betas=0.9,0.95; may be repeated.", panel=OPTIMISATION, first=True
+    )
     gpus: str | None = knob(
-        None, "How many GPUs, 'all', a list such as 0,2, or 'cpu'; none: one if there is one.", panel=HARDWARE
+        None,
+        "How many GPUs, 'all', a list such as 0,2, or 'cpu'.",
+        panel=HARDWARE,
+        first=True,
+        unset="one if there is one",
     )
     processes: int | None = knob(None, "Processes to share the work with --gpus cpu.", panel=HARDWARE, ge=1)
-    workers: int | None = knob(None, "Processes that load images; none: by the machine.", panel=HARDWARE, ge=0)
+    workers: int | None = knob(None, "Processes that load images.", panel=HARDWARE, unset="by the machine", ge=0)
     views: Literal["auto", "cpu", "device"] = knob(
         "auto",
         "cpu: image by image; device: a batch at a time, where the networks are; auto: the latter on a GPU that has "
@@ -47,8 +56,10 @@ class RunOptions(BaseModel):
         panel=HARDWARE,
     )
     runs_dir: str = knob("runs", "Folder in which runs lie.", panel=RUN)
-    name: str | None = knob(None, "Name of the run's folder; none: the next number.", panel=RUN)
-    resume: str | None = knob(None, "Continue this run, in place.", panel=RUN)
+    name: str | None = knob(
+        None, "Name of the run's folder.", panel=RUN, first=True, unset="the next number, as in ali-001"
+    )
+    resume: str | None = knob(None, "Continue this run, in place.", panel=RUN, first=True)
     save_every: str = knob("10m", "Time between checkpoints (30s, 10m, 2h; 10: minutes), or epochs (5e).", panel=RUN)
     go_on: bool = knob(
         False,
@@ -63,8 +74,8 @@ class RunOptions(BaseModel):
     )
     quiet: bool = knob(False, "Print warnings and errors only.", panel=RUN)
     as_json: bool = knob(False, "Print the final summary as one JSON object.", panel=RUN, flag="--json")
-    dry_run: bool = knob(False, "Check everything, take two steps, print the plan, and stop.", panel=RUN)
-    fresh: bool = knob(False, "Start every stage anew instead of continuing what is there.", panel=RUN)
+    dry_run: bool = knob(False, "Check everything, take two steps, print the plan, and stop.", panel=RUN, first=True)
+    fresh: bool = knob(False, "Start every stage anew instead of continuing what is there.", panel=RUN, first=True)
 
     @field_validator("save_every")
     @classmethod
@@ -87,6 +98,25 @@ class RunOptions(BaseModel):
     def stall(self) -> float:
         """`stall_after` in seconds."""
         return parse_interval(self.stall_after)[0]
+
+
+def gpu_numbers(text: str | None) -> tuple[int, ...] | None:
+    """The GPUs that --gpus names, counted from 0; None for nothing, `all` and `cpu`.
+
+    Raises:
+        CikdError: it is none of these and no list of numbers, or a number twice.
+    """
+    if text in (None, "all", "cpu"):
+        return None
+    try:
+        chosen = tuple(range(int(text))) if text.isdigit() else tuple(int(number) for number in text.split(","))
+    except ValueError as error:
+        raise CikdError(
+            f"--gpus {text} is neither a number, 'all', a list like 0,2 nor 'cpu'.", hint="--gpus cpu or --gpus 1"
+        ) from error
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise CikdError(f"--gpus {text} names no GPU, or one twice.", hint="--gpus cpu, --gpus 1 or --gpus 0,1")
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -126,8 +156,14 @@ def flag_name(name: str, field_info: FieldInfo) -> str:
     return own or "--" + name.replace("_", "-")
 
 
+def is_first(field_info: FieldInfo) -> bool:
+    """Whether `--help` shows the flag of a field; `--help-all` shows every flag."""
+    noted = field_info.json_schema_extra
+    return isinstance(noted, dict) and bool(noted.get("first"))
+
+
 def extra(field_info: FieldInfo, key: str) -> str | None:
-    """What `config.knob` noted beside a field: its "panel" or its "flag"."""
+    """What `config.knob` noted beside a field: its "panel", its "flag", or what happens when it is "unset"."""
     noted = field_info.json_schema_extra
     value = noted.get(key) if isinstance(noted, dict) else None
     return value if isinstance(value, str) else None

@@ -137,9 +137,18 @@ def check_data(data: str) -> None:
         raise CikdError(
             f"{data} is a file, not a folder of images", hint="name the folder that holds the class folders"
         )
-    found = nearest(data, names)
+    found = nearest(data, [*_folders_beside(Path(data)), *names])
     hint = f"did you mean {found}?" if found else "give an existing folder, or one of: " + ", ".join(names)
     raise CikdError(f"There is no data set and no folder named {data!r}", hint=hint)
+
+
+def _folders_beside(path: Path) -> list[str]:
+    """The visible folders in the folder where `path` would be."""
+    try:
+        beside = sorted(path.parent.iterdir())
+        return [str(entry) for entry in beside if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError:
+        return []
 
 
 def data_names() -> list[str]:

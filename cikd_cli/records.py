@@ -4,7 +4,7 @@ A run may come from anywhere: what these functions return has the types that the
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,16 +41,8 @@ def read_record(path: Path) -> dict[str, Any]:
         CikdError: no such run, no run at all, damaged, or of another format.
     """
     file = path / "run.json"
-    try:
-        is_there = path.exists()
-    except OSError as error:
-        raise CikdError(f"There is no run {path} ({error.strerror})", hint="cikd runs lists the runs") from None
-    if not is_there:
-        found = nearest(path.name, [other.parent.name for other in path.parent.glob("*/run.json")])
-        hint = f"did you mean {path.parent / found}?" if found else "cikd runs lists the runs"
-        raise CikdError(f"There is no run {path}", hint=hint)
-    if not file.is_file():
-        raise CikdError(f"{path} is not a run: it has no run.json", hint="cikd runs lists the runs")
+    if not is_file(file):
+        raise no_run(path)
     try:
         record = json.loads(read_text(file, most=MOST_JSON), object_hook=lambda values: Fields(values, file))
     except (ValueError, OSError, RecursionError) as error:
@@ -69,6 +61,52 @@ def read_record(path: Path) -> dict[str, Any]:
         if record.get(key) is None:
             record.pop(key, None)
     return record
+
+
+def locate(word: str, runs_dir: Path) -> Path | None:
+    """The run that a word names: its folder, something inside of it, or either within `runs_dir`; None: no run."""
+    for path in (Path(word).expanduser(), runs_dir / word):
+        found = next((folder for folder in (path, *path.parents[:2]) if is_file(folder / "run.json")), None)
+        if found is not None and _exists(path):
+            return found
+        if _exists(path):
+            return None
+    return None
+
+
+def no_run(path: Path | str, runs_dir: Path | None = None) -> CikdError:
+    """The sentence about a path that is no run, with the run that may have been meant."""
+    path = Path(path)
+    try:
+        path.exists()
+    except OSError as error:
+        return CikdError(f"There is no run {path} ({error.strerror})", hint="cikd runs lists the runs")
+    message = f"{path} is not a run: it has no run.json" if path.exists() else f"There is no run {path}"
+    inside = sorted(path.glob("*/run.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+    if inside:
+        return CikdError(message, hint=f"it is a folder of runs; the newest is {inside[0].parent}")
+    places = [path.parent] if runs_dir is None else [path.parent, runs_dir]
+    near = nearest_run(path.name, places)
+    if near is not None:
+        return CikdError(message, hint=f"did you mean {near}?")
+    if runs_dir is not None and not any(runs_dir.glob("*/run.json")):
+        return CikdError(message, hint=f"no runs lie in {runs_dir}; --runs-dir DIR names another folder of runs")
+    where = f" --runs-dir {runs_dir}" if runs_dir not in (None, Path("runs")) else ""
+    return CikdError(message, hint=f"cikd runs{where} lists the runs")
+
+
+def nearest_run(name: str, places: Iterable[Path]) -> Path | None:
+    """The run in one of the folders whose name is most like `name`, if one is close; the same name first."""
+    runs = {file.parent.name: file.parent for place in places for file in sorted(place.glob("*/run.json"))}
+    found = name if name in runs else nearest(name, runs)
+    return runs[found] if found else None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # too long for a name
+        return False
 
 
 def read_records(runs_dir: Path) -> Iterator[tuple[Path, dict[str, Any] | CikdError]]:

@@ -38,6 +38,7 @@ class RunDir:
     def __init__(self, path: Path, record: dict[str, Any]) -> None:
         self.path = path
         self.record = record
+        self._whole = True
         self._seconds = float(record.get("seconds") or 0.0)
         self._since = time.monotonic()
 
@@ -64,10 +65,13 @@ class RunDir:
         return run
 
     @classmethod
-    def open(cls, path: Path | str, *, stages: Collection[str] | None = None, finished: bool = True) -> "RunDir":
+    def open(
+        cls, path: Path | str, *, stages: Collection[str] | None = None, finished: bool = True, whole: bool = True
+    ) -> "RunDir":
         """The one gate to an existing run.
 
-        stages: which stages are acceptable; finished: whether it must be done.
+        stages: which stages are acceptable; finished: whether it must be done; whole: whether its files, and those of
+        its parents, are read to see that they are what the run wrote, which takes time where weights are large.
 
         Raises:
             CikdError: missing, not a run, damaged, of another stage, unfinished, or edited since it was written.
@@ -83,7 +87,9 @@ class RunDir:
             raise CikdError(f"{path} is of the stage {run.stage}, but {wanted} is needed", hint=hint)
         if finished and run.record["status"] != "done":
             raise unfinished(path, run.record, status=run.status)
-        refuse_edited(path, run.record)
+        run._whole = whole
+        if whole:
+            refuse_edited(path, run.record)
         return run
 
     @property
@@ -197,12 +203,12 @@ class RunDir:
         entries = self.record.get("parents", [])
         for entry in entries:
             if entry["stage"] == stage:
-                found = RunDir.open(self.resolve_parent(entry), stages=[stage])
+                found = RunDir.open(self.resolve_parent(entry), stages=[stage], whole=self._whole)
                 if entry.get("sha256") not in (None, (found.record.get("weights") or {}).get("sha256")):
                     raise CikdError(f"{found.path} was made again after {self.path} used it", hint="cikd runs")
                 return found
         for entry in entries:
-            ancestor = RunDir.open(self.resolve_parent(entry))
+            ancestor = RunDir.open(self.resolve_parent(entry), whole=self._whole)
             if ancestor.has_ancestor(stage):
                 return ancestor.parent(stage)
         raise CikdError(f"{self.path} does not descend from a run of {stage}", hint="cikd runs shows the lineage")

@@ -39,7 +39,7 @@ class SlurmOptions(BaseModel):
         120, "Seconds before the limit at which the run is saved once more.", panel=SLURM, ge=1, le=_LONGEST_NOTICE
     )
     mem: str | None = knob(
-        None, "Memory of each machine, e.g. 64G; none: the cluster's default.", panel=SLURM, pattern=_WORD
+        None, "Memory of each machine, e.g. 64G.", panel=SLURM, unset="the cluster's default", pattern=_WORD
     )
     partition: str | None = knob(None, "Partition.", panel=SLURM, pattern=_WORD)
     account: str | None = knob(None, "Account that pays.", panel=SLURM, pattern=_WORD)

@@ -41,6 +41,12 @@ def test_set_reaches_into_one_stage_or_into_all():
     assert resolved.sources["lm.epochs"] == "recipe digits"
 
 
+def test_a_flag_is_for_every_stage_and_gives_way_to_a_set_for_one():
+    config = curriculum({"epochs": 3, "batch_size": 8}, set=("ali.epochs=5", "lm.batch_size=4")).config
+    assert (config.finetune_teacher.epochs, config.ali.epochs, config.lm.epochs) == (3, 5, 3)
+    assert (config.finetune_teacher.batch_size, config.ali.batch_size, config.lm.batch_size) == (8, 8, 4)
+
+
 @pytest.mark.parametrize("text", ["alii.epochs=1", "epohcs=1", "ali.alpha=1"])
 def test_a_set_value_for_no_stage_is_refused(text):
     with pytest.raises(CikdError):

@@ -2,6 +2,9 @@
 
 import errno
 import json
+import os
+import re
+import subprocess
 import sys
 import types
 
@@ -12,8 +15,8 @@ from cikd_cli import __version__
 from cikd_cli.cli import app
 from cikd_cli.config import CurriculumConfig
 from cikd_cli.errors import CikdError
-from cikd_cli.flags import knobs_of
-from cikd_cli.options import extra, flag_name
+from cikd_cli.flags import first_flags, knobs_of, settable
+from cikd_cli.options import extra, flag_name, is_first
 from cikd_cli.runs import RunDir
 from cikd_cli.stages import STAGES
 
@@ -24,13 +27,14 @@ def cikd(*words, **variables):
 
 @pytest.fixture
 def stage(monkeypatch):
-    """Put a function in the place of the ali stage's module; what it is asked is kept in `seen`."""
+    """Put a function in the place of the module of cikd bench and ali; what it is asked is kept in `seen`."""
     seen = []
 
     def put(act=lambda _: {}):
-        module = types.ModuleType("cikd_cli.stages.ali")
-        module.run = lambda request: (seen.append(request), act(request))[1]
-        monkeypatch.setitem(sys.modules, "cikd_cli.stages.ali", module)
+        for name in ("cikd_cli.stages.bench", "cikd_cli.stages.ali"):
+            module = types.ModuleType(name)
+            module.run = lambda request: (seen.append(request), act(request))[1]
+            monkeypatch.setitem(sys.modules, name, module)
         return seen
 
     return put
@@ -56,10 +60,10 @@ def test_version_is_one_line():
 
 
 def test_help_has_the_panels_the_examples_and_the_real_defaults():
-    shown = cikd("ali", "--help").output
+    shown = cikd("ali", "--help-all").output
     for title in ("Data", "Teacher and student", "Optimisation", "Hardware", "Run"):
         assert f" {title} " in shown
-    assert "cikd ali --data cifar100 --lob 10 --gpus 4" in shown
+    assert "  cikd ali --data cifar100 --lob 10 --gpus 4" in shown
     assert "Passes over the training images. [default: 300]" in shown
     assert "[default: 0]" in next(line for line in shown.splitlines() if "--seed" in line)
     assert "INT|auto" in shown
@@ -67,17 +71,61 @@ def test_help_has_the_panels_the_examples_and_the_real_defaults():
 
 @pytest.mark.parametrize("command", STAGES)
 def test_every_knob_with_a_panel_is_a_flag_in_help(command):
-    shown = cikd(command, "--help").output
+    shown = cikd(command, "--help-all").output
     fields = STAGES[command].config.model_fields
     missing = [flag_name(name, info) for name, info in fields.items() if extra(info, "panel") and name]
     assert [flag for flag in missing if f"{flag} " not in shown] == []
+
+
+@pytest.mark.parametrize("command", STAGES)
+def test_help_shows_about_ten_flags_first_and_names_the_way_to_all(command):
+    stage = STAGES[command]
+    marked = {name for name, (_, info) in (knobs_of(stage) | settable(stage)).items() if is_first(info)}
+    first = first_flags(stage)
+    fields = {name: info for name, (_, info) in settable(stage).items()}
+    assert 8 <= len(first) <= 12
+    assert first == marked or len(first) == len(knobs_of(stage)) + len(stage.options)
+    shown = cikd(command, "--help").output
+    flags = {flag_name(name, fields[name]) for name in first}
+    assert {word for word in re.findall(r"│ (--[a-z-]+)", shown) if word not in ("--help-all",)} == flags
+    assert (f"cikd {command} --help-all" in shown) == (first == marked)
+
+
+def test_help_of_a_job_shows_the_flags_of_slurm_first():
+    shown = cikd("slurm", "ali", "--help").output
+    assert "--gpus-per-node" in shown
+    assert "--name" in shown
+    assert "--lob" not in shown
+    assert "cikd slurm ali --name NAME" in shown
+    assert "--lob" in cikd("slurm", "ali", "--help-all").output
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("runs",), ("slurm",), ("config",), *((name,) for name in STAGES), ("config", "ali"), ("slurm", "lm")]
+)
+@pytest.mark.parametrize("wanted", ["--help", "--help-all"])
+def test_every_help_is_in_boxes_of_the_width_of_the_terminal(words, wanted):
+    lines = cikd(*words, wanted, COLUMNS="80").output.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert {len(line) for line in lines if line[:1] in "╭│╰" and line} == {80}
+    assert "Options" in next(line for line in reversed(lines) if line.startswith("╭"))
+    assert "<bool>" not in "".join(lines)
+    assert "none:" not in "".join(lines)
+
+
+def test_help_can_be_written_where_there_are_no_boxes():
+    script = "import sys; sys.argv = ['cikd', 'ali', '--help']; from cikd_cli.__main__ import main; main()"
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env)
+    assert "+- Data" in done.stdout
 
 
 def test_the_curriculum_has_the_flags_of_its_stages():
     flags = {flag_name(name, info) for name, (_, info) in knobs_of(STAGES["run"]).items()}
     assert flags == {
         *("--data", "--data-root", "--download", "--fraction", "--val", "--image-size", "--skip-unreadable"),
-        *("--teacher", "--teacher-arch", "--student", "--lob", "--precision", "--seed", "--baseline"),
+        *("--teacher", "--teacher-arch", "--student", "--lob", "--epochs", "--batch-size", "--precision", "--seed"),
+        "--baseline",
     }
     assert STAGES["run"].config is CurriculumConfig
 
@@ -91,33 +139,44 @@ def test_a_mistyped_command_is_answered_with_the_nearest():
 # ---- what reaches the stage ----
 
 
-def test_only_what_was_typed_reaches_the_stage_in_its_own_type(stage):
+@pytest.fixture
+def digits_teacher(tmp_path, monkeypatch):
+    """A finished teacher of digits in the runs folder."""
+    monkeypatch.setenv("CIKD_RUNS_DIR", str(tmp_path))
+    data = {"name": "digits", "classes": 10}
+    config = {"data": "digits", "image_size": 32}
+    RunDir.create(
+        tmp_path, "finetune-teacher", prefix="teacher", name=None, record={"data": data}, config=config
+    ).finish({})
+
+
+def test_only_what_was_typed_reaches_the_stage_in_its_own_type(stage, digits_teacher):
     seen = stage()
     words = ["--data", "digits", "--lob", "4", "--no-qk", "--lr", "1e-3", "--pairs", "1:1,4:6", "--set", "flip=0"]
     result = cikd("ali", *words, "--set", "ema=0.5", "--gpus", "0,2")
     assert result.exit_code == 0, result.output
     request = seen[0]
     assert request.flags == {"data": "digits", "lob": 4, "qk": False, "lr": 1e-3, "pairs": ((1, 1), (4, 6))}
-    assert request.options.model_fields_set == {"set", "gpus"}
+    assert request.options.model_fields_set == {"set", "gpus", "runs_dir"}
     assert request.options.set == ("flip=0", "ema=0.5")
 
 
-def test_the_runs_folder_can_come_from_the_environment(stage):
+def test_the_runs_folder_can_come_from_the_environment(stage, digits_teacher, tmp_path):
     seen = stage()
-    cikd("ali", CIKD_RUNS_DIR="elsewhere")
-    assert seen[0].options.runs_dir == "elsewhere"
+    cikd("ali", "--data", "digits", CIKD_RUNS_DIR=str(tmp_path))
+    assert seen[0].options.runs_dir == str(tmp_path)
 
 
 def test_a_stage_without_arguments_runs_and_does_not_show_help(stage):
     seen = stage()
-    assert cikd("ali").exit_code == 0
+    assert cikd("bench").exit_code == 0
     assert len(seen) == 1
 
 
 def test_with_json_standard_output_is_one_object(stage):
     stage(lambda _: {"run": "runs/ali-001", "loss": float("nan")})
-    assert json.loads(cikd("ali", "--json").stdout) == {"run": "runs/ali-001", "loss": None}
-    assert cikd("ali").stdout == ""
+    assert json.loads(cikd("bench", "--json").stdout) == {"run": "runs/ali-001", "loss": None}
+    assert cikd("bench").stdout == ""
 
 
 # ---- refusals, before any stage is loaded ----
@@ -139,7 +198,8 @@ def test_with_json_standard_output_is_one_object(stage):
         (["ali", "qk=1"], "qk=1 is not a flag", ": --qk"),
         (["ali", "qk=False"], "qk=False is not a flag", ": --no-qk"),
         (["lm", "from=runs/ali"], "from=runs/ali is not a flag", ": --from runs/ali"),
-        (["run", "epochs=3"], "epochs=3 is not a flag", "cikd run"),
+        (["run", "epochs=3"], "epochs=3 is not a flag", ": --epochs 3"),
+        (["run", "lr=3"], "lr=3 is not a flag", "--set lr=3 for every stage"),
         (["slurm", "ali", "--name", "x", "time=1"], "time=1 is not a flag", ": --time 1"),
         (["slurm", "ali", "--name", "x", "zz=1"], "zz=1 is not a flag", "cikd slurm ali --help shows the flags"),
         (["mad", "runs/x", "images=10"], "images=10 is not a flag", "--images 10"),
@@ -184,7 +244,7 @@ class OutOfMemoryError(RuntimeError):
 )
 def test_trouble_in_a_stage_is_a_sentence_with_its_exit_code(stage, error, code, message, hint):
     stage(failing(error))
-    result = cikd("ali")
+    result = cikd("bench")
     assert result.exit_code == code
     lines = result.stderr.splitlines()
     assert lines[0].startswith(f"error: {message}")
@@ -194,7 +254,7 @@ def test_trouble_in_a_stage_is_a_sentence_with_its_exit_code(stage, error, code,
 
 def test_our_own_bug_stays_a_traceback(stage):
     stage(failing(ValueError("ours")))
-    assert isinstance(cikd("ali").exception, ValueError)
+    assert isinstance(cikd("bench").exception, ValueError)
 
 
 # ---- config and runs ----
@@ -202,10 +262,19 @@ def test_our_own_bug_stays_a_traceback(stage):
 
 def test_config_shows_every_value_and_its_source():
     shown = cikd("config", "ali", "--data", "flowers", "--epochs", "7").stdout.splitlines()
-    cells = {line.split()[0]: line.split(maxsplit=2)[1:] for line in shown}
-    assert cells["epochs"] == ["7", "flag"]
-    assert cells["batch_size"] == ["64", "recipe flowers"]
-    assert cells["betas"] == ["0.9,0.95", "default"]
+    cells = {line.split()[0]: re.split("  +", line)[1:] for line in shown}
+    assert cells["epochs"] == ["7", "flag", "Passes over the training images."]
+    assert cells["batch_size"] == ["64", "recipe flowers", "Images a step, over all processes."]
+    assert cells["betas"] == ["0.9,0.95", "default", "AdamW betas."]
+    assert cells["mean"][2].endswith("[default: the teacher's pretraining statistics]")
+
+
+@pytest.mark.parametrize("command", ["ali", "run", "eval"])
+def test_config_fits_a_terminal_of_80_columns(command):
+    lines = cikd("config", command, COLUMNS="80").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    knobs = [line.split()[0] for line in lines[1:] if line[0] != " "]
+    assert len(knobs) == len(set(knobs)) > 5
 
 
 def test_config_run_shows_all_three_stages_as_json():

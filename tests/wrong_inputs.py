@@ -207,8 +207,14 @@ MY = "config ali --recipe my.toml"
 
 CASES = (
     # ---- flags ----
-    Case("Flags", "an unknown command", "evl runs/lm", "No such command 'evl'"),
-    Case("Flags", "an unknown flag", "ali --epoch 3", "No such option: --epoch", theirs=r" \(Possible.*\)"),
+    Case("Flags", "an unknown command", "evl runs/lm", "cikd has no command 'evl'"),
+    Case("Flags", "an unknown flag", "ali --epoch 3", "cikd ali has no flag --epoch"),
+    Case("Flags", "a command of other programs", "train", "cikd has no command 'train'"),
+    Case("Flags", "a flag of other programs", "ali --lr0 0.01", "cikd ali has no flag --lr0"),
+    Case("Flags", "a knob that is not there", "run --class-weights 1,2", "cikd run has no flag --class-weights"),
+    Case("Flags", "a flag of one stage", "run --alpha 4", "cikd run has no flag --alpha"),
+    Case("Flags", "a folder without its flag", "run photos", "'photos' belongs to no flag"),
+    Case("Flags", "two runs for eval", "eval runs/lm runs/teacher", "'runs/teacher' belongs to no flag"),
     Case("Flags", "a flag without its value", "ali --epochs", "requires an argument"),
     Case("Flags", "an unset variable of the shell", "ali --data=", "--data is empty"),
     Case("Flags", "a time in words", "slurm ali --name x --time tomorrow", "time must be a time such as 90 (minutes)"),
@@ -329,6 +335,8 @@ CASES = (
     Case("Weights", "a head count missing", EVAL_BAD, "lists heads", run(file="model.safetensors", heads=[2])),
     # ---- runs ----
     Case("Runs", "no such run", "eval runs/lmm", "There is no run runs/lmm"),
+    Case("Runs", "no run of this name", "eval teachr", "There is no run teachr"),
+    Case("Runs", "the folder of runs", "eval runs", "runs is not a run"),
     Case("Runs", "a folder that is no run", "eval photos", "is not a run"),
     Case("Runs", "a run of another stage", "lm --from runs/teacher", "is of the stage finetune-teacher"),
     Case("Runs", "no classifier", "eval runs/ali", "has no classifier"),

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix, recall_score
 from torch import Tensor
 
 from cikd_cli.errors import EXIT_FAILED, CikdError
@@ -66,6 +65,8 @@ def score(logits: Tensor, targets: Tensor) -> Scores:
     Raises:
         CikdError: there is no image, one has no label, or a logit is not finite.
     """
+    from sklearn.metrics import confusion_matrix, recall_score  # slow to load, and not needed to train
+
     classes = logits.shape[1]
     if not len(targets):
         raise CikdError("There is no image to score.")

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cikd_cli.errors import CikdError
+from cikd_cli.options import gpu_numbers
 
 
 @dataclass(frozen=True)
@@ -114,19 +115,7 @@ def choose_hardware(gpus: str | None, processes: int = 1) -> Hardware:
         return Hardware((0,), 1) if there and processes == 1 else Hardware((), processes)
     if gpus == "cpu":
         return Hardware((), processes)
-    if gpus == "all":
-        chosen = tuple(range(there)) or (0,)
-    elif gpus.isdigit():
-        chosen = tuple(range(int(gpus)))
-    else:
-        try:
-            chosen = tuple(int(number) for number in gpus.split(","))
-        except ValueError as error:
-            raise CikdError(
-                f"--gpus {gpus} is neither a number, 'all', a list like 0,2 nor 'cpu'.", hint="--gpus cpu or --gpus 1"
-            ) from error
-    if not chosen or len(set(chosen)) < len(chosen):
-        raise CikdError(f"--gpus {gpus} names no GPU, or one twice.", hint="--gpus cpu, --gpus 1 or --gpus 0,1")
+    chosen = gpu_numbers(gpus) or tuple(range(max(there, 1)))
     if max(chosen) >= there or min(chosen) < 0:
         has = f"has {there} GPU{'s' * (there != 1)}" if there else "has no GPU that torch can use"
         raise CikdError(

@@ -9,7 +9,8 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from cikd_cli.errors import CikdError
-from cikd_cli.models.vit import check_heads, check_patch
+from cikd_cli.models.vit import check_heads
+from cikd_cli.patches import check_patch
 
 TIMEOUT = 10.0  # seconds for the hub's first answer; a download by itself retries for a minute before it gives up
 HUB_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")

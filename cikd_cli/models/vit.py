@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cikd_cli.errors import CikdError
 from cikd_cli.models.drop_path import StochasticDepth
+from cikd_cli.patches import check_patch
 
 
 @dataclass(frozen=True)
@@ -103,16 +104,6 @@ def check_heads(width: int, counts: list[int]) -> None:
                 f"{heads} heads do not divide a width of {width}.",
                 hint=f"take another number of heads, or a width that is a multiple of {math.lcm(heads, 4)}",
             )
-
-
-def check_patch(image_size: int, patch_size: int) -> None:
-    """Refuse an image side that the patches do not tile."""
-    if image_size % patch_size:
-        below = max(image_size // patch_size, 1) * patch_size
-        raise CikdError(
-            f"The image size {image_size} is not a multiple of the patch size {patch_size}.",
-            hint=f"--image-size {below}",
-        )
 
 
 def _layer_norm(width: int, **kwargs: object) -> nn.LayerNorm:

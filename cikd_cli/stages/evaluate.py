@@ -17,9 +17,9 @@ from cikd_cli.errors import CikdError
 from cikd_cli.files import file_word
 from cikd_cli.options import Request
 from cikd_cli.runs import RunDir
+from cikd_cli.stages.early import open_classifier
 from cikd_cli.stages.model_card import write_card
 from cikd_cli.stages.subjects import (
-    STAGES_WITH_WEIGHTS,
     Images,
     Subject,
     begin,
@@ -131,13 +131,7 @@ class Bench:
 
 
 def _open_classifier(path: str) -> Subject:
-    run = RunDir.open(path, stages=STAGES_WITH_WEIGHTS)
-    if run.stage == "ali":
-        raise CikdError(
-            f"{run.path} has no classifier: ALI copies attention and reads no labels.",
-            hint=f"cikd lm --from {run.path}",
-        )
-    return open_run(run)
+    return open_run(open_classifier(path))
 
 
 def _check_classes(subject: Subject, images: Images) -> None:

@@ -12,14 +12,15 @@ from cikd_cli.config import FinetuneTeacherConfig
 from cikd_cli.console import Reporter
 from cikd_cli.data.sources import DataSource
 from cikd_cli.engine.optim import LABEL_NO_DECAY
-from cikd_cli.errors import CikdError
 from cikd_cli.methods.supervised import Supervised
-from cikd_cli.models import teachers, vit
+from cikd_cli.models import teachers
 from cikd_cli.models.foreign import architecture_of, load_foreign
 from cikd_cli.models.weights import HALF, ModelSpec, Triple, load_model, pretraining_statistics, read_spec
 from cikd_cli.options import Request
+from cikd_cli.patches import check_patch
 from cikd_cli.runs import RunDir
 from cikd_cli.stages import training
+from cikd_cli.stages.early import WEIGHTS, no_weights_file
 from cikd_cli.stages.job import (
     Job,
     check_recorded_heads,
@@ -28,8 +29,6 @@ from cikd_cli.stages.job import (
     open_source,
     trainable_groups,
 )
-
-WEIGHTS = (".safetensors", ".pth", ".pt", ".bin")
 
 
 @dataclass(frozen=True)
@@ -104,13 +103,13 @@ def _start(config: FinetuneTeacherConfig, classes: int) -> Start:
     if path.suffix in WEIGHTS:
         return _from_file(path, config, classes)
     model = teachers.create_teacher(config.teacher, num_classes=classes, image_size=config.image_size, pretrained=True)
-    vit.check_patch(config.image_size, model.patch_embed.patch_size[0])
+    check_patch(config.image_size, model.patch_embed.patch_size[0])
     return Start(model, config.teacher, *pretraining_statistics(config.teacher), "pretrained weights from timm")
 
 
 def _from_file(path: Path, config: FinetuneTeacherConfig, classes: int) -> Start:
     if not path.is_file():
-        raise CikdError(f"There is no weights file {path}.", hint="check the path given to --teacher")
+        raise no_weights_file(path)
     if path.suffix == ".safetensors" and read_spec(path) is not None:
         model, spec = _own_weights(path, config, classes)
         return Start(model, spec.architecture, spec.mean, spec.std, f"from {path}")
@@ -122,7 +121,7 @@ def _from_file(path: Path, config: FinetuneTeacherConfig, classes: int) -> Start
 def _own_weights(path: Path, config: FinetuneTeacherConfig, classes: int) -> tuple[VisionTransformer, ModelSpec]:
     model, spec = load_model(path)
     if spec.image_size != config.image_size:
-        vit.check_patch(config.image_size, spec.patch_size)
+        check_patch(config.image_size, spec.patch_size)
         model.set_input_size(img_size=config.image_size)
     model.reset_classifier(classes)
     return model, spec

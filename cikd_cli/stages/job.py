@@ -21,6 +21,7 @@ from cikd_cli.models.teacher_cache import TeacherCache
 from cikd_cli.models.vit import create_student
 from cikd_cli.models.weights import HALF, ModelSpec, load_model
 from cikd_cli.runs import RunDir
+from cikd_cli.stages.early import no_images
 from cikd_cli.stages.held_out import remember
 
 WARNING = "warning"  # the label of a fact that is told as one
@@ -65,7 +66,7 @@ def view_law(config: TrainingConfig) -> ViewLaw:
 def open_source(config: DataConfig, *, labelled: bool = True) -> DataSource:
     """The data of a stage; says how to name it when it is missing."""
     if config.data is None:
-        raise CikdError("No images are named.", hint="--data digits, another named set, or a folder of class folders")
+        raise no_images()
     return load_source(
         config.data,
         memory=remember(parents_of(config)),
