@@ -20,7 +20,8 @@ COMMANDS: dict[tuple[str, ...], str] = {
         "detect",
     ): f"{_NOT_YET}; {_SCORE}, with --data DIR another folder",
     ("export", "convert", "onnx", "deploy"): (
-        f"{_NOT_YET}; the weights are model.safetensors in the run, which timm's VisionTransformer takes"
+        f"{_NOT_YET}; model.safetensors in the run needs its head counts, which plain timm does not know: in Python, "
+        "cikd_cli.models.weights.load_model(path)"
     ),
     ("serve", "demo", "app"): f"{_NOT_YET}; cikd eval RUN scores a run",
     (

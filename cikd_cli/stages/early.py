@@ -153,7 +153,7 @@ def _check_training(stage: Stage, request: Request) -> None:
     if config.data is None:
         raise no_images()
     if parent is not None and data_name(config.data) == parent.record["data"].get("name"):
-        _check_still_there(parent, hint="put them back; for other images: cikd finetune-teacher --data DIR")
+        _check_still_there(parent, hint="--data DIR says where they lie now; they are known by their content")
     _check_images(config.data, labelled=stage.command == "lm" or _is_own(config.data, parent))
     patch = STUDENT_PATCH if parent is None else _patch_of(parent)
     if patch is not None:
@@ -173,7 +173,7 @@ def _check_analysis(stage: Stage, request: Request, config: StageConfig) -> None
     if data is not None:
         _check_images(data, labelled=scores)
     elif runs:
-        _check_still_there(runs[0], hint="--data DIR names where they are now")
+        _check_still_there(runs[0], hint="--data DIR says where they lie now; they are known by their content")
 
 
 def _check_images(data: str | None, *, labelled: bool = True) -> None:
