@@ -22,6 +22,7 @@ _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 # What JSON itself lets through: C1 controls, direction marks, line separators, lone surrogates.
 _UNSEEN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
+_LOOKED = 4096  # bytes of a text that tell its encoding
 # The marks that begin a text; that of UTF-32 begins with that of UTF-16.
 _MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -169,7 +170,7 @@ def _other_encoding(content: bytes) -> str | None:
     for mark, name in _MARKS.items():
         if content.startswith(mark):
             return name
-    first, second = content[::2], content[1::2]
+    first, second = content[:_LOOKED:2], content[1:_LOOKED:2]
     for name, zeros, letters in (("UTF-16LE", second, first), ("UTF-16BE", first, second)):
         if zeros.count(0) > len(zeros) // 2 and 0 not in letters:
             return name

@@ -82,6 +82,7 @@ class Record(_Part):
     hardware: dict[str, str | int | None] = {}
     config_sha256: str | None = None
     config_next_sha256: str | None = None
+    images: dict[Literal["held-out.txt", "trained-on.txt"], str] = {}
     parents: list[Parent] = []
     data: Data = Data()
     model: Model = Model()

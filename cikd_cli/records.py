@@ -142,11 +142,12 @@ def unfinished(path: Path, record: Mapping[str, Any], *, status: str) -> CikdErr
 
 
 def refuse_edited(path: Path, record: Mapping[str, Any]) -> None:
-    """Raise CikdError if the weights or config.toml are not what the record says was written."""
+    """Raise CikdError if weights, config.toml or lists of images are not what the record says was written."""
     weights = record.get("weights") or {}
     expected = {
         "config.toml": {record.get("config_sha256"), record.get("config_next_sha256")} - {None},
         str(weights.get("file")): {weights.get("sha256")} - {None},
+        **{name: {sha256} for name, sha256 in (record.get("images") or {}).items()},
     }
     for name, sha256 in expected.items():
         if not sha256:

@@ -1,6 +1,6 @@
 """RunDir: the folder a stage writes and the next one reads; created, opened, logged to, finished, locked.
 
-run.json  config.toml  metrics.jsonl  model.safetensors  checkpoints/  analysis/  log.txt
+run.json  config.toml  held-out.txt  trained-on.txt  metrics.jsonl  model.safetensors  checkpoints/  analysis/  log.txt
 """
 
 import hashlib
@@ -165,11 +165,12 @@ class RunDir:
         write_atomically(path, content)
         self.update(config_next_sha256=None, config_sha256=sha256)
 
-    def write_json(self, relative: str, value: object) -> None:
-        """Write a JSON file of the run, whole or not at all."""
-        path = self.path / relative
-        self.make_folder(path.parent)
-        write_atomically(path, (to_json(value, indent=2) + "\n").encode())
+    def write_texts(self, files: Mapping[str, str]) -> None:
+        """Write the lists of images, by file name, and note their hashes in run.json."""
+        encoded = {name: text.encode() for name, text in files.items()}
+        for name, content in encoded.items():
+            write_atomically(self.path / name, content)
+        self.update(images={name: hashlib.sha256(content).hexdigest() for name, content in encoded.items()})
 
     def as_parent(self, runs_dir: Path) -> dict[str, Any]:
         """The entry for `record["parents"]` of a child in `runs_dir`; by name if both lie in it, so it can be moved."""

@@ -6,11 +6,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cikd_cli.data import ViewLaw, uniforms, views
 from cikd_cli.data import augment as single
 from cikd_cli.data import batched_augment as many
 from cikd_cli.data.batched import batched_views
-from cikd_cli.data.views import COLUMNS, crop_box, crop_boxes
+from cikd_cli.data.views import COLUMNS, ViewLaw, crop_box, crop_boxes, uniforms, views
 
 JITTER = (0.4, 0.4, 0.4)
 FLIP, AUGMENT, ORDER = 22, 23, 27  # columns of a row of uniforms

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cikd_cli import chain
 from cikd_cli.config import LmConfig
@@ -17,6 +19,7 @@ from cikd_cli.stages import curriculum
 
 TRAINED = {
     "run.json", "config.toml", "metrics.jsonl", "model.safetensors", "log.txt", "checkpoints/last.safetensors",
+    "held-out.txt", "trained-on.txt",
 }  # fmt: skip
 
 
@@ -241,6 +244,13 @@ def test_a_warm_up_as_long_as_the_run_is_said(cikd, photos, recipe):
     assert "the warm-up of 1 epochs is as long as the run" in said
 
 
-def test_a_foreign_folder_is_scored_whole(cikd, teacher, photos):
-    scored = json.loads(cikd("eval", teacher, "--data", photos / "train", "--set", "latency=false", "--json").stdout)
-    assert scored["images"] == 30
+def test_a_foreign_folder_is_scored_whole_and_what_was_learned_from_not_at_all(cikd, teacher, photos, tmp_path):
+    rng = np.random.default_rng(7)
+    for name in ("bars", "dots", "rows"):
+        (tmp_path / "other" / name).mkdir(parents=True)
+        for number in range(5):
+            pixels = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "other" / name / f"{number}.png")
+    scored = json.loads(cikd("eval", teacher, "--data", "other", "--set", "latency=false", "--json").stdout)
+    assert scored["images"] == 15
+    assert "learned from every image" in cikd("eval", teacher, "--data", photos / "train", code=2).output

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cikd_cli.data import DecodedSplit, Split, check_readable
+from cikd_cli.data.decode import DecodedSplit, check_readable
 from cikd_cli.data.images import open_image, probe
+from cikd_cli.data.splits import Split
 from cikd_cli.errors import CikdError
 
 RNG = np.random.default_rng(0)

@@ -18,7 +18,10 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from cikd_cli.config import FinetuneTeacherConfig
-from cikd_cli.data import DecodedSplit, Split, TrainLoader, ViewLaw
+from cikd_cli.data.decode import DecodedSplit
+from cikd_cli.data.loader import TrainLoader
+from cikd_cli.data.splits import Split
+from cikd_cli.data.views import ViewLaw
 from cikd_cli.engine.distributed import Hardware, World, choose_hardware
 from cikd_cli.engine.step import Training, train_step
 from cikd_cli.errors import EXIT_INTERRUPTED, CikdError

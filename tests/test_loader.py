@@ -13,19 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from cikd_cli.data import (
-    Batch,
-    DecodedSplit,
-    Split,
-    TrainLoader,
-    ViewLaw,
-    epoch_order,
-    eval_batches,
-    evaluation_view,
-    uniforms,
-    views,
-)
 from cikd_cli.data import loader as loader_module
+from cikd_cli.data.batch import Batch
+from cikd_cli.data.decode import DecodedSplit
+from cikd_cli.data.loader import TrainLoader, eval_batches
+from cikd_cli.data.order import epoch_order
+from cikd_cli.data.splits import Split
+from cikd_cli.data.views import ViewLaw, evaluation_view, uniforms, views
 from cikd_cli.data.workers import auto_workers
 from cikd_cli.errors import CikdError
 
@@ -207,7 +201,10 @@ def test_a_program_that_fails_between_two_batches_ends(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import numpy as np\n"
-        "from cikd_cli.data import DecodedSplit, Split, TrainLoader, ViewLaw\n"
+        "from cikd_cli.data.decode import DecodedSplit\n"
+        "from cikd_cli.data.loader import TrainLoader\n"
+        "from cikd_cli.data.splits import Split\n"
+        "from cikd_cli.data.views import ViewLaw\n"
         "split = Split(np.zeros((8, 4, 4, 3), dtype=np.uint8), np.zeros(8, dtype=np.int64))\n"
         "loader = TrainLoader(DecodedSplit(split), ViewLaw(4), batch_size=2, seed=0, two_views=False, workers=1)\n"
         "for batch in loader.batches(0, 100):\n"

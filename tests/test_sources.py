@@ -18,9 +18,11 @@ from sklearn.model_selection import train_test_split
 from torchvision import datasets
 
 from cikd_cli.config import DataConfig
-from cikd_cli.data import NAMED, DataSource, Split, decode, is_named, load_source
-from cikd_cli.data.named import TorchvisionSet, read_torchvision
+from cikd_cli.data import content, decode
+from cikd_cli.data.named import NAMED, TorchvisionSet, read_torchvision
 from cikd_cli.data.paths import Paths
+from cikd_cli.data.sources import is_named, load_source
+from cikd_cli.data.splits import DataSource, Split
 from cikd_cli.errors import CikdError
 from cikd_cli.stages.job import describe_data
 
@@ -513,6 +515,7 @@ def test_of_very_many_files_some_are_looked_into_and_that_is_said_and_skipping_l
     class_folders(tmp_path / "train", {"a": 30, "b": 30})
     class_folders(tmp_path / "test", {"a": 2, "b": 2})
     (tmp_path / "train/a/001.png").write_bytes(b"torn")
+    monkeypatch.setattr(content, "MOST", 10)
     monkeypatch.setattr(decode, "_CHECKED", 10)
     monkeypatch.setattr(decode, "_SPREAD", 5)
     source = load_source(str(tmp_path), data_root=".", download=False)

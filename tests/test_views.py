@@ -8,9 +8,8 @@ from torchvision.transforms import ColorJitter, InterpolationMode, RandomResized
 from torchvision.transforms import functional as tv
 from torchvision.transforms.autoaugment import TrivialAugmentWide, _apply_op
 
-from cikd_cli.data import ViewLaw, evaluation_view, normalise, uniforms, views
 from cikd_cli.data.augment import TRIVIAL_SPACE, affine, apply_operation, brightness, contrast, saturation, trivial
-from cikd_cli.data.views import COLUMNS, crop_box, uniform_row
+from cikd_cli.data.views import COLUMNS, ViewLaw, crop_box, evaluation_view, normalise, uniform_row, uniforms, views
 
 RNG = np.random.default_rng(7)
 FILTERS = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}

@@ -94,14 +94,16 @@ def text(name: str, content: str) -> Callable[[], object]:
     return lambda: Path(name).write_text(content)
 
 
-def folder(name: str, counts: dict[str, int]) -> Callable[[], object]:
-    """Class folders with so many images each."""
+def folder(name: str, counts: dict[str, int], also: tuple[str, ...] = ()) -> Callable[[], object]:
+    """Class folders with so many images each, and empty files."""
 
     def make() -> None:
-        for label, count in counts.items():
+        for place, (label, count) in enumerate(counts.items()):
             Path(name, label).mkdir(parents=True)
             for number in range(count):
-                Image.new("RGB", (16, 16), (number, 0, 0)).save(Path(name, label, f"{number}.png"))
+                Image.new("RGB", (16, 16), (number, place, 0)).save(Path(name, label, f"{number}.png"))
+        for file in also:
+            Path(name, file).touch()
 
     return make
 
@@ -258,6 +260,10 @@ CASES = (
          text("my.toml", "x = " + "[" * 20000), theirs=r"(?<=TOML: )[^<]*\."),
     Case("Recipes", "a file of 100 kB", MY, "larger than 32,768", text("my.toml", "#" * 10**5)),
     Case("Recipes", "a folder for --config", "config ali --config photos", "cannot be read"),
+    Case("Recipes", "a file saved as UTF-16", MY, "it is UTF-16 and not UTF-8",
+         lambda: Path("my.toml").write_text("[ali]\nlr = 1\n", encoding="utf-16")),
+    Case("Recipes", "letters of Windows-1252", MY, "line 1 has the byte 0xe9",
+         lambda: Path("my.toml").write_text("# café\n", encoding="cp1252")),
     # ---- folders ----
     Case("Folders", "a misspelt data set", "ali --data cifra100", "no data set and no folder named 'cifra100'"),
     Case("Folders", "a file for a folder", "ali --data tiny.toml", "is a file, not a folder"),
@@ -269,6 +275,23 @@ CASES = (
          folder("set", {"train/a": 3, "train/b": 3, "test/c": 1})),
     Case("Folders", "a class in train only", f"{TEACH}set", "Class b is in",
          folder("set", {"train/a": 3, "train/b": 3, "test/a": 1})),
+    Case("Folders", "splits below the classes", f"{TEACH}set", "splits below a class are not read",
+         folder("set", {"a/train": 3, "a/test": 1, "b/train": 3, "b/test": 1})),
+    Case("Folders", "splits under other names", f"{TEACH}set", "has splits under other names",
+         folder("set", {"training_set/a": 3, "training_set/b": 3, "test_set/a": 1, "test_set/b": 1})),
+    Case("Folders", "a test folder under another name", f"{TEACH}set", "no name that is read as a split",
+         folder("set", {"train/a": 3, "train/b": 3, "hold/a": 1, "hold/b": 1})),
+    Case("Folders", "two folders for train", f"{TEACH}set", "two folders for the train split",
+         folder("set", {"train/a": 3, "Training/b": 3})),
+    Case("Folders", "images in train and test, but no classes", f"{TEACH}set", "but no class folders",
+         folder("set", {"train": 3, "test": 3})),
+    Case("Folders", "a folder too high", f"{TEACH}set", "one class only, inner",
+         folder("set", {"inner/train/a": 3, "inner/train/b": 3})),
+    Case("Folders", "a class of other files", f"{TEACH}set", "only 2 .svg",
+         folder("set", {"a": 3, "b": 0}, also=("b/1.svg", "b/2.svg"))),
+    Case("Folders", "scoring what was learned from", "eval runs/lm --data photos/train", "learned from every image"),
+    Case("Folders", "other images under lm", "lm --from runs/ali --data set", "was made for",
+         folder("set", {"bars": 3, "dots": 3, "rows": 3})),
     Case("Folders", "a name that is not UTF-8", f"{TEACH}set", "is not UTF-8", folder("set", {"caf\udce9": 3, "b": 3})),
     Case("Folders", "other classes than the run's", "eval runs/lm --data set", "knows 3 classes",
          folder("set", {"a": 3, "b": 3})),
@@ -313,6 +336,8 @@ CASES = (
     Case("Runs", "a folder that is no run", "eval photos", "is not a run"),
     Case("Runs", "a run of another stage", "lm --from runs/teacher", "is of the stage finetune-teacher"),
     Case("Runs", "no classifier", "eval runs/ali", "has no classifier"),
+    Case("Runs", "three images for cka", "cka runs/ali --data set", "CKA needs at least 4 images",
+         folder("set", {"a": 1, "b": 2})),
     Case("Runs", "a run that stopped", EVAL_BAD, "stopped after epoch 1 of 2",
          run(status="interrupted", progress={"epoch": 1, "epochs": 2})),
     Case("Runs", "a run that failed", EVAL_BAD, "failed after epoch 1 of 2: the loss is NaN",

@@ -1,16 +1,14 @@
 """Decoded images: a small set is decoded once and kept in memory, a large one is decoded as it is needed."""
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cikd_cli.data.images import decode, open_image, pillow_silenced, probe, reduce
+from cikd_cli.data.images import decode, open_image, probe, reduce
+from cikd_cli.data.parallel import in_threads
 from cikd_cli.data.splits import Labels, Split
 from cikd_cli.errors import CikdError
 
@@ -18,12 +16,8 @@ MIB = 2**20
 
 _SAMPLE = 128  # images decoded to estimate how much memory the whole split takes
 _CHUNK = 256  # images handed to the threads at a time, so that a set too large is noticed early
-_TASK = 16  # items a thread takes at a time
 _CHECKED = 200_000  # files of a split that are all looked into: half a minute; of a larger one evenly spread ones are
 _SPREAD = 20_000
-
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
 
 
 class DecodedSplit:
@@ -90,14 +84,14 @@ class DecodedSplit:
     def _decode_all(self, limit: int) -> None:
         """Fill the cache, or give up as soon as it is clear that it would not hold the split."""
         sample = np.unique(np.linspace(0, len(self) - 1, min(_SAMPLE, len(self))).astype(int)).tolist()
-        sizes = [array.nbytes for array in _in_threads(self._array, sample)]
+        sizes = [array.nbytes for array in in_threads(self._array, sample)]
         self._estimate = round(sum(sizes) / max(1, len(sizes)) * len(self))
         if self._estimate > limit:
             return
         arrays: list[NDArray[np.uint8]] = []
         total = 0
         for start in range(0, len(self), _CHUNK):
-            arrays.extend(_in_threads(self._array, range(start, min(start + _CHUNK, len(self)))))
+            arrays.extend(in_threads(self._array, range(start, min(start + _CHUNK, len(self)))))
             total += sum(array.nbytes for array in arrays[start:])
             if total > limit:
                 self._estimate = max(total, self._estimate)
@@ -120,14 +114,18 @@ def check_readable(split: Split, skip: bool) -> Split:
     items, chosen = split.items, looked_into(split, skip)
     if isinstance(items, np.ndarray):
         return split
-    faults = _in_threads(lambda index: _fault(items[index]), chosen.tolist())
-    bad = [fault for fault in faults if fault]
-    if not bad:
-        return split
-    if not skip:
+    faults = in_threads(lambda index: _fault(items[index]), chosen.tolist())
+    bad = {index: fault for index, fault in zip(chosen.tolist(), faults, strict=True) if fault}
+    return split.take(readable(len(split), bad, skip)) if bad else split
+
+
+def readable(count: int, bad: Mapping[int, CikdError], skip: bool) -> NDArray[np.int64]:
+    """The indices below `count` that are not bad; CikdError for the first bad one unless `skip`."""
+    if bad and not skip:
         more = f" So are {len(bad) - 1:,} more." if len(bad) > 1 else ""
-        raise CikdError(bad[0].message + more, hint="--skip-unreadable counts such images and goes on without them")
-    return split.take(np.array([index for index, fault in enumerate(faults) if not fault], dtype=np.int64))
+        hint = "--skip-unreadable counts such images and goes on without them"
+        raise CikdError(next(iter(bad.values())).message + more, hint=hint)
+    return np.setdiff1d(np.arange(count), np.fromiter(bad, dtype=np.int64, count=len(bad)))
 
 
 def looked_into(split: Split, skip: bool) -> NDArray[np.int64]:
@@ -144,10 +142,3 @@ def _fault(item: Path | Image.Image) -> CikdError | None:
     except CikdError as error:
         return error
     return None
-
-
-def _in_threads(function: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
-    """Map in order, a few items a task; Pillow decodes and resizes outside the interpreter lock."""
-    tasks = [items[start : start + _TASK] for start in range(0, len(items), _TASK)]
-    with pillow_silenced(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return [made for task in pool.map(lambda task: [function(item) for item in task], tasks) for made in task]

@@ -1,167 +1,187 @@
-"""Image folders: DIR/<class>/*.jpg, or DIR/train/<class> beside DIR/test/<class> and/or DIR/val/<class>."""
+"""The images of a folder: DIR/<class>/*.jpg, or DIR/train/<class> beside DIR/test/<class> and/or DIR/val/<class>."""
 
 import os
-from collections.abc import Sequence
+import stat
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from cikd_cli.data.images import EXTENSIONS
+from cikd_cli.data.formats import advice, is_image, kind
+from cikd_cli.data.layout import SPLITS, Classes, NearlyLayoutError, class_folders, listed, read_layout
 from cikd_cli.data.paths import Paths
-from cikd_cli.data.splits import TEST_SHARE, UNLABELLED, Contents, Split, hold_out
+from cikd_cli.data.splits import UNLABELLED, Split
 from cikd_cli.errors import CikdError
 
-LAYOUT = "DIR/<class>/*.jpg, or DIR/train/<class>/*.jpg and DIR/test/<class>/*.jpg"
+Facts = tuple[tuple[str, str], ...]
 
 
-def read_folder(folder: Path, *, split_seed: int, labelled: bool, divided: bool = True) -> Contents:
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The images of a folder as they lie there.
+
+    classes: () if unlabelled.  parts: "train", and "val" and "test" where they have folders of their own.
+    grouped: whether the images lie in class folders.  facts: (label, text) rows about what was not read.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    parts: Mapping[str, Split]
+    grouped: bool
+    facts: Facts = ()
+
+
+@dataclass
+class _Listing:
+    """The images below some folders, and what else lies there, counted by kind."""
+
+    images: list[str] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
+
+
+def read_folder(folder: Path, *, labelled: bool) -> Found:
     """The images of a folder, in sorted order whatever the file system says.
 
-    Without a test folder, test is a stratified, seeded fifth of train; a val folder is the validation split.
-    Not `divided`: nothing is held out, and the images of a flat folder are train and test alike.
-    Not `labelled`: every label is -1 and there are no classes. If the folder reads as class folders, train holds the
-    same images as with labels, so that test images stay unseen; else every image below DIR/train or DIR is used.
-    Raises CikdError on no classes, one class, an empty class, and a class that is in one split only.
+    Not `labelled`: a folder that does not read as class folders gives every image below DIR/train or DIR, labelled -1.
+    Raises CikdError for what `read_layout` refuses, and for a class without images, with what it holds instead.
     """
-    if labelled:
-        return _read_classes(folder, split_seed, divided)
     try:
-        contents = _read_classes(folder, split_seed, divided)
+        return _read_classes(folder)
+    except NearlyLayoutError:
+        raise
     except CikdError:
+        if labelled:
+            raise
         return _read_unlabelled(folder)
-    val, test = (split and _without_labels(split) for split in (contents.val, contents.test))
-    return Contents((), _without_labels(contents.train), val, test, contents.split)
 
 
 def read_classes(folder: Path, classes: Sequence[str]) -> Split:
-    """The images of class folders, labelled by their place in `classes`; a class without a folder has none."""
-    names: list[str] = []
-    counts: list[int] = []
-    for name in classes:
-        found = _images_below(folder / name)
-        names += [f"{name}/{image}" for image in found]
-        counts.append(len(found))
-    return Split(Paths(folder, names), np.repeat(np.arange(len(classes), dtype=np.int64), counts))
+    """The images of a folder's class folders, labelled by their place in `classes`; one without a folder has none."""
+    there = class_folders(folder)
+    return _join(folder, [_list(there.get(name, ()), folder) for name in classes])
 
 
-def class_names(folder: Path) -> tuple[str, ...]:
-    """The visible subfolders of a folder, sorted; none if it does not exist.
+def _read_classes(folder: Path) -> Found:
+    layout = read_layout(folder)
+    parts, left = {}, []
+    for split, classes in layout.parts.items():
+        listings = [_list(classes.get(name, ()), layout.roots[split]) for name in layout.classes]
+        _check_filled(layout.roots[split], classes, dict(zip(layout.classes, listings, strict=True)))
+        parts[split] = _join(layout.roots[split], listings)
+        where = f"{layout.roots[split].name}/" if layout.parted else ""
+        left += [(where + name, listing) for name, listing in zip(layout.classes, listings, strict=True)]
+    facts = _left_out(left) + _not_read(layout.unread, layout.roots.values())
+    return Found(folder, layout.classes, parts, True, facts)
 
-    Raises CikdError for a name that is not UTF-8: neither JSON nor a weights file could hold it.
+
+def _read_unlabelled(folder: Path) -> Found:
+    trains = [paths[0] for name, paths in class_folders(folder).items() if name.lower() in SPLITS["train"]]
+    root = trains[0] if trains else folder
+    listing = _list([root], root, itself=True)
+    if not listing.images:
+        held = f", only {_kinds(listing.others)}" if listing.others else ""
+        raise CikdError(f"{folder} holds no images{held}.", hint="put some there: JPEG, PNG or whatever Pillow reads")
+    train = Split(Paths(root, listing.images), np.full(len(listing.images), UNLABELLED, dtype=np.int64))
+    return Found(folder, (), {"train": train}, False, _left_out([("", listing)]))
+
+
+def _join(root: Path, listings: Sequence[_Listing]) -> Split:
+    counts = [len(listing.images) for listing in listings]
+    names = [name for listing in listings for name in listing.images]
+    return Split(Paths(root, names), np.repeat(np.arange(len(listings), dtype=np.int64), counts))
+
+
+def _list(folders: Iterable[Path], root: Path, *, itself: bool = False) -> _Listing:
+    """Every visible image file at any depth below `folders`, relative to `root`, sorted by its path's parts.
+
+    Links are followed, and a folder that several lead to is read once. itself: `root` is the folder.
     """
-    if not folder.is_dir():
-        return ()
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    for name in names:
-        if not is_unicode(name):
-            raise CikdError(f"The name of the folder {folder / name} is not UTF-8.", hint="rename it, e.g. with convmv")
-    return tuple(names)
+    listing, visited = _Listing(), set()
+    for folder in folders:
+        for parent, below, files in os.walk(folder, followlinks=True):
+            status = os.stat(parent)  # noqa: PTH116
+            if (status.st_dev, status.st_ino) in visited:
+                below.clear()
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            before = "" if itself and parent == os.fspath(root) else f"{os.path.relpath(parent, root)}/"
+            for name in files:
+                if name.startswith("."):
+                    continue
+                path = f"{parent}/{name}"
+                if is_image(path):
+                    listing.images.append(before + name)
+                else:
+                    listing.others[kind(path)] += 1
+    listing.images.sort(key=lambda name: name.split("/"))
+    return listing
 
 
-def is_unicode(name: str) -> bool:
-    """Whether a name was bytes of UTF-8: Python reads others as lone surrogates."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in name)
-
-
-def _read_classes(folder: Path, split_seed: int, divided: bool) -> Contents:
-    parted = bool(class_names(folder / "train"))  # a class may be called "train": then it holds images, not folders
-    root = folder / "train" if parted else folder
-    classes = class_names(root)
-    train = read_classes(root, classes)
-    _check_classes(root, classes, train)
-    val = _read_part(folder / "val", classes) if parted else None
-    test = _read_part(folder / "test", classes) if parted else None
-    if test is not None:
-        _check_same_classes(root, folder / "test", classes)
-        return Contents(classes, train, val, test, "folder train/val/test" if val is not None else "folder train/test")
-    if not divided:
-        return Contents(classes, train, val, None if parted else train, "folder, not divided")
-    train, test = hold_out(train, TEST_SHARE, seed=split_seed, classes=classes)
-    if parted:
-        name = "folder train/val" if val is not None else "folder train"
-        return Contents(classes, train, val, test, f"{name}, test a stratified fifth of train, seed {split_seed}")
-    return Contents(classes, train, None, test, f"stratified 80/20, seed {split_seed}")
-
-
-def _read_part(folder: Path, classes: Sequence[str]) -> Split | None:
-    names = class_names(folder)
-    if not names:
-        return None
-    known = set(classes)
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise CikdError(
-            f"Class {_list(unknown)} is in {folder} but not in {folder.parent / 'train'}.",
-            hint=f"add training images of it, or remove {folder / unknown[0]}",
-        )
-    part = read_classes(folder, classes)
-    counts = dict(zip(classes, np.bincount(part.labels, minlength=len(classes)).tolist(), strict=True))
-    _check_filled(folder, names, [counts[name] for name in names])
-    return part
-
-
-def _check_classes(folder: Path, classes: Sequence[str], train: Split) -> None:
-    if not classes:
-        raise CikdError(
-            f"{folder} has no class folders.",
-            hint=f"lay it out as {LAYOUT}; unlabelled images serve cikd ali --data alone",
-        )
-    _check_filled(folder, classes, np.bincount(train.labels, minlength=len(classes)).tolist())
-    if len(classes) == 1:
-        raise CikdError(f"{folder} has one class only, {classes[0]}.", hint=f"lay it out as {LAYOUT}")
-
-
-def _check_filled(folder: Path, classes: Sequence[str], counts: Sequence[int]) -> None:
-    empty = [name for name, count in zip(classes, counts, strict=True) if not count]
-    if empty:
-        raise CikdError(
-            f"No images for class {_list(empty)} in {folder}.",
-            hint=f"add some ({', '.join(sorted(kind[1:] for kind in EXTENSIONS))}), or remove {folder / empty[0]}",
-        )
-
-
-def _check_same_classes(train: Path, test: Path, classes: Sequence[str]) -> None:
-    tested = set(class_names(test))
-    missing = [name for name in classes if name not in tested]
-    if missing:
-        raise CikdError(
-            f"Class {_list(missing)} is in {train} but not in {test}.",
-            hint=f"add test images of it, or remove {train / missing[0]}",
-        )
-
-
-def _read_unlabelled(folder: Path) -> Contents:
-    root = folder / "train" if (folder / "train").is_dir() else folder
-    names = _images_below(root)
-    if not names:
-        raise CikdError(
-            f"{folder} holds no images.",
-            hint=f"put some there ({', '.join(sorted(kind[1:] for kind in EXTENSIONS))})",
-        )
-    train = Split(Paths(root, names), np.full(len(names), UNLABELLED, dtype=np.int64))
-    return Contents(
-        (), train, None, None, "every image of train, unlabelled" if root != folder else "every image, unlabelled"
+def _check_filled(root: Path, there: Classes, listings: Mapping[str, _Listing]) -> None:
+    """Refuse class folders without images; never advise to remove one that holds files."""
+    empty = [name for name in there if not listings[name].images]
+    if not empty:
+        return
+    folder, others = root / empty[0], Counter[str]()
+    for name in empty:
+        others += listings[name].others
+    if others:
+        hint = next(filter(None, map(advice, others)), f"put images into {folder}, or move it out of {root}")
+        raise CikdError(f"No images for class {listed(empty)} in {root}, only {_kinds(others)}.", hint=hint)
+    raise CikdError(
+        f"No images for class {listed(empty)} in {root}.", hint=f"add some (JPEG, PNG, …), or remove the empty {folder}"
     )
 
 
-def _without_labels(split: Split) -> Split:
-    return Split(split.items, np.full(len(split), UNLABELLED, dtype=np.int64))
+def _left_out(listings: Sequence[tuple[str, _Listing]]) -> Facts:
+    """What was not taken as an image, by kind, and the classes that have fewer images for it."""
+    others = sum((listing.others for _, listing in listings), Counter[str]())
+    if not others:
+        return ()
+    rows = [("left out", _kinds(others))]
+    shrunk = [
+        f"{name}: {sum(lost.values()):,} of {len(listing.images) + sum(lost.values()):,} ({_kinds(lost, told=False)})"
+        for name, listing in listings
+        if name and (lost := Counter({what: count for what, count in listing.others.items() if advice(what)}))
+    ]
+    if shrunk:
+        rows.append(("", "classes that have fewer images for it: " + "; ".join(shrunk[:5])))
+        if len(shrunk) > 5:
+            rows.append(("", f"and {len(shrunk) - 5} more classes"))
+    return tuple(rows)
 
 
-def _images_below(folder: Path) -> list[str]:
-    """Every visible image file at any depth, relative to `folder`, sorted by its path's parts."""
-    found: list[str] = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = os.path.relpath(parent, folder)
-        before = "" if below == os.curdir else f"{below}/"
-        found += [
-            before + name
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122
-        ]
-    return sorted(found, key=lambda name: name.split("/"))
+def _kinds(others: Counter[str], *, told: bool = True) -> str:
+    """`40 .heic (pip install 'cikd[heic]'), 3 .txt`."""
+    parts = []
+    for what, count in sorted(others.items(), key=lambda item: (-item[1], item[0])):
+        how = advice(what) if told else ""
+        parts.append(f"{count:,} {'without a suffix' if what == 'no suffix' else what}" + (f" ({how})" if how else ""))
+    return ", ".join(parts[:8]) + (f" and {len(parts) - 8} other kinds" if len(parts) > 8 else "")
 
 
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+def _not_read(unread: Sequence[Path], roots: Iterable[Path]) -> Facts:
+    """Folders beside the splits, and images that lie in no class folder."""
+    said = [f"{path.name}/ ({_holds(path)})" for path in unread]
+    for root in roots:
+        stray = sum(1 for entry in os.scandir(root) if _is_plain_image(entry))
+        if stray:
+            said.append(f"{stray:,} image{'s' * (stray != 1)} in {root} itself, outside of class folders")
+    return (("not read", "; ".join(said)),) if said else ()
+
+
+def _holds(path: Path) -> str:
+    count = len(_list([path], path).images)
+    return f"{count:,} image{'s' * (count != 1)}" if count else "no images"
+
+
+def _is_plain_image(entry: os.DirEntry[str]) -> bool:
+    if entry.name.startswith("."):
+        return False
+    try:
+        return stat.S_ISREG(entry.stat().st_mode) and is_image(entry.path)
+    except OSError:
+        return False

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
 from torchvision import datasets
 
-from cikd_cli.data.folders import class_names, read_classes
+from cikd_cli.data.folders import read_classes
+from cikd_cli.data.layout import class_folders
 from cikd_cli.data.splits import TEST_SHARE, Contents, Split, hold_out
 from cikd_cli.errors import EXIT_FAILED, CikdError
 from cikd_cli.files import EncodingError, read_text
@@ -81,6 +81,8 @@ def read_named(name: str, root: Path, *, download: bool, split_seed: int) -> Con
 
 def read_digits(split_seed: int) -> Contents:
     """scikit-learn's 1,797 handwritten digits, 8x8 greys 0..16 stretched to 0..255; test is a stratified fifth."""
+    from sklearn.datasets import load_digits  # slow to load, and other sets do without
+
     digits = load_digits()
     grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     whole = Split(np.repeat(grey[..., None], 3, axis=3), digits.target.astype(np.int64))
@@ -108,7 +110,7 @@ def read_torchvision(name: str, known: TorchvisionSet, root: Path, *, download: 
 
 def read_cinic10(folder: Path) -> Contents:
     """CINIC-10, train and test of 90,000 images each; its valid split stays unused (docs/method.md)."""
-    classes = class_names(folder / "train")
+    classes = tuple(class_folders(folder / "train"))
     train, test = (read_classes(folder / part, classes) for part in ("train", "test"))
     if not len(train) or not len(test):
         raise _broken("cinic10", folder.parent, folder, "train/<class>/*.png or test/<class>/*.png is missing")
@@ -164,11 +166,11 @@ def _joined(splits: list[Split]) -> Split:
 
 
 def _absent(name: str, root: Path, folder: Path) -> CikdError:
+    own = f"--data ./{name} names the folder here; " if Path(name).is_dir() else ""
     if name in BY_HAND:
-        return CikdError(f"{name} is not in {root}.", hint=BY_HAND[name].format(folder=folder))
-    return CikdError(
-        f"{name} is not in {root}.", hint="--download fetches it; --data-root names another folder that has it"
-    )
+        return CikdError(f"{name} is not in {root}.", hint=own + BY_HAND[name].format(folder=folder))
+    hint = f"{own}--download fetches it; --data-root names another folder that has it"
+    return CikdError(f"{name} is not in {root}.", hint=hint)
 
 
 def _broken(name: str, root: Path, folder: Path, reason: object, *, download: bool = False) -> CikdError:

@@ -1,14 +1,20 @@
 """Where images come from: a name or a folder becomes classes, splits and a fingerprint."""
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from cikd_cli.data.content import Digests
 from cikd_cli.data.decode import check_readable, looked_into
-from cikd_cli.data.folders import LAYOUT, is_unicode, read_folder
+from cikd_cli.data.division import TEST, TRAIN, UNUSED, VAL, Memory, Sides, divide
+from cikd_cli.data.folders import Facts
+from cikd_cli.data.layout import LAYOUT, is_unicode
+from cikd_cli.data.looked import Looked, copies, look_into
 from cikd_cli.data.named import NAMED, read_named
-from cikd_cli.data.splits import Contents, DataSource, Split, fingerprint, hold_out, subset
+from cikd_cli.data.paths import Paths
+from cikd_cli.data.splits import UNLABELLED, DataSource, Split, fingerprint, hold_out, subset
 from cikd_cli.errors import CikdError
 
 __all__ = ["NAMED", "DataSource", "Split", "is_named", "load_source"]
@@ -29,73 +35,36 @@ def load_source(
     split_seed: int = 0,
     skip_unreadable: bool = False,
     labelled: bool = True,
-    divided: bool = True,
+    memory: Memory | None = None,
 ) -> DataSource:
-    """A named set or a folder, ready to use.
+    """A named set or a folder, ready to train on.
 
-    val: share of train held out for validation, stratified. It is cut first, from the whole of train, and `fraction`
-    is applied to the rest: subsets of different size share one validation split and never leak into it. Subsets are
-    stratified and nested, and depend on (data, val, fraction, split_seed) only, so that all stages see the same.
+    val: share of train held out for validation, by class. It is cut first, from the whole of train, and `fraction`
+    is applied to the rest: subsets of different size share one validation split and never leak into it, and are nested.
+    Named sets are divided as published, or by place and seed; the images of a folder by content (`division.divide`).
     labelled=False reads any folder of images, all labels -1; named sets keep their labels.
-    divided=False holds nothing of a folder out: all images of a flat one can be scored.
-    Raises CikdError for data that is missing, badly laid out, or unreadable.
+    memory: what runs that this one descends from did with images: what they held out stays held out.
+
+    Raises:
+        CikdError: data that is missing, badly laid out or unreadable; a folder for test or val that holds what runs
+            before have learned from.
     """
     if is_named(data):
-        root, name = Path(data_root).expanduser(), data
-        contents = read_named(data, root, download=download, split_seed=split_seed)
-    else:
-        root = _folder(data).resolve()
-        if not is_unicode(str(root)):
-            raise CikdError(f"The path {root} is not UTF-8.", hint="rename the folder")
-        name = str(root)
-        contents = read_folder(root, split_seed=split_seed, labelled=labelled, divided=divided)
-    contents = _divided(contents, fraction=fraction, val=val, split_seed=split_seed)
-    given = [split for split in (contents.train, contents.val, contents.test) if split is not None]
-    splits = [
-        split and check_readable(split, skip_unreadable) for split in (contents.train, contents.val, contents.test)
-    ]
-    train, held, test = splits
-    assert train is not None
-    _check_still_filled(contents, train)
-    return DataSource(
-        classes=contents.classes,
-        train=train,
-        val=held,
-        test=test,
-        split=contents.split,
-        name=name,
-        fingerprint=fingerprint(contents.classes, splits, root=root),
-        looked_into=sum(len(looked_into(split, skip_unreadable)) for split in given),
-        skipped=sum(map(len, given)) - sum(len(split) for split in splits if split is not None),
-    )
-
-
-def _divided(contents: Contents, *, fraction: float, val: float, split_seed: int) -> Contents:
-    train, held, words = contents.train, contents.val, contents.split
-    if val and held is not None:
-        raise CikdError(
-            f"The data has a validation split of its own; val {val:g} would make a second one.", hint="--val 0"
+        return _named(
+            data, Path(data_root).expanduser(), download, fraction, val, split_seed, skip_unreadable=skip_unreadable
         )
-    if val:
-        train, held = hold_out(train, val, seed=split_seed, classes=contents.classes)
-        words += f"; {val:g} of train held out for validation, seed {split_seed}"
-    if fraction < 1:
-        train = subset(train, fraction, seed=split_seed)
-        words += f"; {fraction:g} of {'the rest' if val else 'train'}, stratified, seed {split_seed}"
-    return Contents(contents.classes, train, held, contents.test, words)
+    looked = look_into(open_folder(data), labelled=labelled, skip_unreadable=skip_unreadable)
+    return _divided(looked, memory, labelled=labelled, fraction=fraction, val=val, split_seed=split_seed)
 
 
-def _check_still_filled(contents: Contents, train: Split) -> None:
-    lost = np.setdiff1d(contents.train.labels, train.labels)
-    if len(lost):
-        what = f"class {contents.classes[lost[0]]}" if contents.classes else "the data"
-        raise CikdError(f"No readable training image of {what} is left.", hint="replace the unreadable files")
-
-
-def _folder(data: str) -> Path:
+def open_folder(data: str) -> Path:
+    """The full path of a folder of images. Raises CikdError, with the nearest name, if there is none."""
     folder = Path(data).expanduser()
     if folder.is_dir():
-        return folder
+        root = folder.resolve()
+        if not is_unicode(str(root)):
+            raise CikdError(f"The path {root} is not UTF-8.", hint="rename the folder")
+        return root
     if folder.exists():
         raise CikdError(f"{data} is a file, not a folder of images.", hint=f"lay the images out as {LAYOUT}")
     near = _nearest(data, folder)
@@ -105,10 +74,197 @@ def _folder(data: str) -> Path:
     )
 
 
+def assemble(
+    looked: Looked, sides: dict[str, Sides], *, labelled: bool, split: str, facts: Facts, classes: Sequence[str]
+) -> DataSource:
+    """A source of the images of each part by their side; `split` says in words how they were divided."""
+    splits: dict[str, Split] = {}
+    digests: dict[str, Digests] = {}
+    for side in (TRAIN, VAL, TEST, UNUSED):
+        for name, part in looked.parts.items():
+            chosen = np.flatnonzero(sides[name] == side)
+            if len(chosen):
+                assert side not in splits, f"{side} comes from two folders"
+                taken = part.take(chosen)
+                if not (labelled and classes):
+                    taken = Split(taken.items, np.full(len(taken), UNLABELLED, dtype=np.int64))
+                splits[side], digests[side] = taken, looked.digests[name][chosen]
+    known = tuple(classes) if labelled else ()
+    parts = [splits.get(side) for side in (TRAIN, VAL, TEST)]
+    return DataSource(
+        classes=known,
+        train=parts[0] or looked.parts[TRAIN].take(np.empty(0, dtype=np.int64)),
+        val=parts[1],
+        test=parts[2],
+        split=split,
+        name=str(looked.found.folder),
+        fingerprint=fingerprint(
+            known, parts, root=looked.found.folder, digests=[digests.get(side) for side in (TRAIN, VAL, TEST)]
+        ),
+        skipped=looked.skipped,
+        looked_into=looked.looked_into,
+        unused=splits.get(UNUSED),
+        digests=digests,
+        facts=facts,
+    )
+
+
+def _divided(
+    looked: Looked, memory: Memory | None, *, labelled: bool, fraction: float, val: float, split_seed: int
+) -> DataSource:
+    found, digests = looked.found, looked.digests
+    if val and VAL in looked.parts:
+        raise CikdError(
+            f"The data has a validation split of its own; val {val:g} would make a second one.", hint="--val 0"
+        )
+    known = {name: _known(memory, part) for name, part in digests.items()}
+    if memory is not None:
+        _refuse_leaks(looked, memory)
+    for side in (TEST, VAL):  # what was held out of a folder for train, and has one of its own now
+        if side in looked.parts:
+            known[TRAIN][known[TRAIN] == side] = ""
+    made_here = found.grouped and TEST not in looked.parts
+    sides = {name: np.full(len(part), name, dtype="U6") for name, part in digests.items()}
+    sides[TRAIN] = divide(
+        looked.parts[TRAIN].labels,
+        digests[TRAIN],
+        known[TRAIN],
+        seed=split_seed,
+        test=made_here,
+        val=val,
+        fraction=fraction,
+        classes=found.classes,
+    )
+    words = _words(looked, fraction=fraction, val=val, split_seed=split_seed)
+    facts = (*found.facts, *copies(looked), *changes(looked, memory, known, sides))
+    return assemble(looked, sides, labelled=labelled, split=words, facts=facts, classes=found.classes)
+
+
+def _known(memory: Memory | None, digests: Digests) -> Sides:
+    return np.zeros(len(digests), dtype="U6") if memory is None else memory.side_of(digests)
+
+
+def changes(
+    looked: Looked,
+    memory: Memory | None,
+    known: dict[str, Sides],
+    sides: dict[str, Sides],
+    *,
+    unused: str = UNUSED,
+) -> Facts:
+    """A row about images that came and went since the runs in `memory`, if it is their data."""
+    if memory is None or not any((part != "").any() for part in known.values()):
+        return ()
+    new = np.concatenate([sides[name][part == ""] for name, part in known.items()])
+    gone = len(np.setdiff1d(np.union1d(memory.trained, memory.held), looked.every_digest))
+    if not len(new) and not gone:
+        return ()
+    words = {TRAIN: TRAIN, VAL: VAL, TEST: TEST, UNUSED: unused}
+    places = ", ".join(f"{int((new == side).sum()):,} {word}" for side, word in words.items() if side in new)
+    said = [f"{len(new):,} images are new ({places})"] if len(new) else []
+    said += [f"{gone:,} are gone"] if gone else []
+    return (("changed", f"since {' and '.join(memory.names)}: {', '.join(said)}; the others stay where they were"),)
+
+
+def _refuse_leaks(looked: Looked, memory: Memory) -> None:
+    """Refuse folders for test and val that hold images a run before has learned from."""
+    for side in (TEST, VAL):
+        if side not in looked.parts:
+            continue
+        leaked = np.flatnonzero(memory.leaked(looked.digests[side]))
+        if len(leaked):
+            items = looked.parts[side].items
+            first = items[int(leaked[0])]
+            raise CikdError(
+                f"{len(leaked):,} of the {len(items):,} {side} images are among those that "
+                f"{' and '.join(memory.names)} learned from, such as {first}.",
+                hint=f"put them back into train, or train a new teacher: cikd finetune-teacher --data "
+                f"{looked.found.folder}",
+            )
+
+
+def _words(looked: Looked, *, fraction: float, val: float, split_seed: int) -> str:
+    found = looked.found
+    law = f"seed {split_seed}" + ("" if looked.by == "content" else f", by {looked.by}")
+    folders = "/".join(name for name in (TRAIN, VAL, TEST) if name in looked.parts)
+    if not found.grouped:
+        at = "every image of train" if found.folder != _root(looked) else "every image"
+        words = f"{at}, unlabelled"
+    elif TEST in looked.parts:
+        words = f"folder {folders}"
+    elif found.folder != _root(looked):
+        words = f"folder {folders}, test a stratified fifth of train, {law}"
+    else:
+        words = f"stratified 80/20, {law}"
+    if val:
+        words += f"; {val:g} of train held out for validation, {law}"
+    if fraction < 1:
+        words += f"; {fraction:g} of {'the rest' if val else 'train'}, stratified, {law}"
+    return words
+
+
+def _root(looked: Looked) -> Path:
+    items = looked.parts[TRAIN].items
+    assert isinstance(items, Paths)
+    return items.root
+
+
+def _named(
+    name: str,
+    root: Path,
+    download: bool,
+    fraction: float,
+    val: float,
+    split_seed: int,
+    *,
+    skip_unreadable: bool,
+) -> DataSource:
+    contents = read_named(name, root, download=download, split_seed=split_seed)
+    train, held, words = contents.train, contents.val, contents.split
+    if val:
+        train, held = hold_out(train, val, seed=split_seed, classes=contents.classes)
+        words += f"; {val:g} of train held out for validation, seed {split_seed}"
+    if fraction < 1:
+        train = subset(train, fraction, seed=split_seed)
+        words += f"; {fraction:g} of {'the rest' if val else 'train'}, stratified, seed {split_seed}"
+    given = [split for split in (train, held, contents.test) if split is not None]
+    splits = [split and check_readable(split, skip_unreadable) for split in (train, held, contents.test)]
+    kept, held, test = splits
+    assert kept is not None
+    lost = np.setdiff1d(train.labels, kept.labels)
+    if len(lost):
+        what = f"class {contents.classes[lost[0]]}"
+        raise CikdError(f"No readable training image of {what} is left.", hint="replace the unreadable files")
+    return DataSource(
+        classes=contents.classes,
+        train=kept,
+        val=held,
+        test=test,
+        split=words,
+        name=name,
+        fingerprint=fingerprint(contents.classes, splits, root=root),
+        looked_into=sum(len(looked_into(split, skip_unreadable)) for split in given),
+        skipped=sum(map(len, given)) - sum(len(split) for split in splits if split is not None),
+        facts=_clash(name),
+    )
+
+
+def _clash(name: str) -> Facts:
+    """A row about a folder here that has the name of a set."""
+    if not Path(name).is_dir():
+        return ()
+    return (("warning", f"{name} is the data set of that name; the folder here is --data ./{name}"),)
+
+
 def _nearest(data: str, folder: Path) -> str | None:
     """The most similar set name, or folder beside the one that was asked for."""
     names = {name: name for name in NAMED}
     if folder.parent.is_dir():
-        names |= {str(entry).lower(): str(entry) for entry in sorted(folder.parent.iterdir()) if entry.is_dir()}
+        beside = (entry for entry in sorted(folder.parent.iterdir()) if entry.is_dir() and not _holds_runs(entry))
+        names |= {str(entry).lower(): str(entry) for entry in beside}
     close = difflib.get_close_matches(data.lower(), names, n=1)
     return names[close[0]] if close else None
+
+
+def _holds_runs(folder: Path) -> bool:
+    return (folder / "run.json").exists() or next(folder.glob("*/run.json"), None) is not None

@@ -3,14 +3,13 @@
 import hashlib
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.model_selection import train_test_split
 
 from cikd_cli.data.images import open_image
 from cikd_cli.data.paths import Paths
@@ -72,14 +71,20 @@ class DataSource(Contents):
     """A data set as the stages use it.
 
     name: set name, or the folder's full path.  classes: () if unlabelled.
-    fingerprint: sha256 over classes and every split's relative names, sizes and labels (for arrays: their bytes).
+    fingerprint: sha256 over classes and every split's labels, relative names, and contents (of more than 200,000 files
+    their sizes; for arrays: their bytes).
     skipped: unreadable images left out.  looked_into: images whose files were checked at the start.
+    unused: training images that a fraction leaves out.  digests: of a folder's images, by split (see `content`).
+    facts: (label, text) rows for the header: what was left out, not read, copied, or changed since other runs.
     """
 
     name: str
     fingerprint: str
     skipped: int
     looked_into: int
+    unused: Split | None = None
+    digests: Mapping[str, NDArray[np.bytes_]] = field(default_factory=dict)
+    facts: tuple[tuple[str, str], ...] = ()
 
 
 def hold_out(split: Split, share: float, *, seed: int, classes: Sequence[str]) -> tuple[Split, Split]:
@@ -96,6 +101,8 @@ def hold_out(split: Split, share: float, *, seed: int, classes: Sequence[str]) -
             hint="add images to the class, or give the data a split of its own: DIR/train/<class> and DIR/test/<class>",
         )
     size = min(max(math.ceil(share * len(split)), len(labels)), len(split) - len(labels))
+    from sklearn.model_selection import train_test_split  # slow to load, and folders are divided without it
+
     _, held = train_test_split(np.arange(len(split)), test_size=size, random_state=seed % 2**32, stratify=split.labels)
     is_held = np.zeros(len(split), dtype=bool)
     is_held[held] = True
@@ -117,10 +124,19 @@ def subset(split: Split, fraction: float, *, seed: int) -> Split:
     return split.take(np.sort(np.concatenate(chosen)))
 
 
-def fingerprint(classes: Sequence[str], splits: Sequence[Split | None], *, root: Path) -> str:
-    """Hexadecimal sha256; names are relative to `root`, so a moved data set keeps its fingerprint."""
+def fingerprint(
+    classes: Sequence[str],
+    splits: Sequence[Split | None],
+    *,
+    root: Path,
+    digests: Sequence[NDArray[np.bytes_] | None] | None = None,
+) -> str:
+    """Hexadecimal sha256; names are relative to `root`, so a moved data set keeps its fingerprint.
+
+    digests: of each split's files; without them the files' sizes stand for their content.
+    """
     digest = hashlib.sha256("\0".join(classes).encode())
-    for split in splits:
+    for split, contents in zip(splits, digests or [None] * len(splits), strict=True):
         if split is None:
             digest.update(b"none")
             continue
@@ -129,28 +145,26 @@ def fingerprint(classes: Sequence[str], splits: Sequence[Split | None], *, root:
         if isinstance(split.items, np.ndarray):
             digest.update(str(split.items.shape).encode())
             digest.update(np.ascontiguousarray(split.items).reshape(-1).data)
-            continue
-        if isinstance(split.items, Paths):
+        elif isinstance(split.items, Paths):
             base = split.items.root
             before = base.relative_to(root) if base.is_relative_to(root) else base
+            digest.update(f"{before.as_posix()}\0".encode(errors="surrogateescape"))
             for name in split.items.names():
-                size = os.stat(f"{base}/{name}").st_size  # noqa: PTH116
-                digest.update(_named(name if before == Path() else f"{before.as_posix()}/{name}", size))
-            continue
-        for item in split.items:
-            digest.update(_identity(item, root))
+                size = b"" if contents is not None else str(os.stat(f"{base}/{name}").st_size).encode()  # noqa: PTH116
+                digest.update(name.encode(errors="surrogateescape") + b"\0" + size + b"\0")
+            if contents is not None:
+                digest.update(contents.tobytes())
+        else:
+            for item in split.items:
+                digest.update(_identity(item, root))
     return digest.hexdigest()
 
 
 def _identity(item: Path | Image.Image, root: Path) -> bytes:
     if isinstance(item, Path):
         name = item.relative_to(root) if item.is_relative_to(root) else item
-        return _named(name.as_posix(), item.stat().st_size)
+        return f"{name.as_posix()}\0{item.stat().st_size}\0".encode(errors="surrogateescape")
     return item.tobytes()
-
-
-def _named(name: str, size: int) -> bytes:
-    return f"{name}\0{size}\0".encode(errors="surrogateescape")
 
 
 def _class_name(classes: Sequence[str], label: int) -> str:

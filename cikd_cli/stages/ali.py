@@ -21,7 +21,7 @@ from cikd_cli.runs import RunDir
 from cikd_cli.stages import training
 from cikd_cli.stages.job import (
     Job,
-    describe_data,
+    data_facts,
     describe_network,
     load_trunk,
     new_student,
@@ -101,7 +101,7 @@ def _with_student(config: AliConfig, given: _Given, device: torch.device) -> Job
                 f"{teacher_run.path}  {teacher_spec.architecture} {describe_network(teacher_spec, teacher.vit)}",
             ),
             ("student", f"{config.student} {describe_network(spec, student)}, {_origin(parents)}"),
-            ("data", describe_data(source, config)),
+            *data_facts(source, config),
             ("relations", _describe_relations(config, pairs, source)),
             *_describe_kernel(device, teacher.dtype, pairs, teacher_spec, spec),
         ],

@@ -36,7 +36,7 @@ def run(request: Request) -> dict[str, Any]:
     home = next(filter(None, runs.values()), None)
     teacher = open_subject(config.teacher) if config.teacher else open_run(_common_teacher(runs))
     images = open_images(
-        home or teacher.run, data=config.data, data_root=config.data_root, labelled=False, most=config.images
+        home or teacher.run, data=config.data, data_root=config.data_root, labelled=False, out=out, most=config.images
     )
     size = min(config.batch_size, len(images))
     used = _usable(images, size, config.images, out)
@@ -54,7 +54,7 @@ def run(request: Request) -> dict[str, Any]:
     }
     networks = list(zip(request.runs, students, strict=True))
     words = network_words(networks, home, teacher=(config.teacher or teacher.label, teacher))
-    stem = result_stem("cka", home, [*words, *image_words(images)])
+    stem = result_stem("cka", home, [*words, *image_words(images, home or teacher.run)])
     file = save_result(stem, summary, out, how=["images", "batch_size", "split"])
     pictures = plot_cka(
         stem,

@@ -49,7 +49,9 @@ def run(request: Request) -> Result:
     config = config.model_copy(update={"precision": choose_precision(config.precision, device)})
     subject = _open_classifier(request.runs[0])
     assert subject.run is not None
-    images = open_images(subject.run, data=config.data, data_root=config.data_root, split=config.split, labelled=True)
+    images = open_images(
+        subject.run, data=config.data, data_root=config.data_root, split=config.split, labelled=True, out=out
+    )
     _check_classes(subject, images)
     bench = Bench(images, config, device, request.options.workers, out)
     result = bench.score(subject)
@@ -61,11 +63,12 @@ def run(request: Request) -> Result:
         result["size_ratio"] = teacher["params"] / result["params"]
     else:
         result["teacher"] = None
-    files = _write(subject.run, result, images, out)
+    words = [*image_words(images, subject.run), *([] if images.split == "test" else [images.split])]
+    files = _write(subject.run, result, words, out)
     columns, rows = _table(result, teacher)
     _print(out, result, columns, rows)
     out.fields([("pictures", "  ".join(str(file) for file in files if file.suffix != ".json"))])
-    if subject.run.stage == "lm" and images.own and images.split == "test":
+    if subject.run.stage == "lm" and not words:
         by_name = _table(_by_name(result), _by_name(teacher) if teacher else None)
         out.fields([("card", str(write_card(subject.run, *by_name)))])
     summary = {key: value for key, value in result.items() if key not in ("classes", "confusion")}
@@ -164,9 +167,8 @@ def _read_eval(run: RunDir) -> Result | None:
     return known if whole else None
 
 
-def _write(run: RunDir, result: Result, images: Images, out: Reporter) -> list[Path]:
-    """eval.json and the confusion files; other data or another split than test stand in their names."""
-    words = [*image_words(images), *([] if images.split == "test" else [images.split])]
+def _write(run: RunDir, result: Result, words: list[str], out: Reporter) -> list[Path]:
+    """eval.json and the confusion files; words: what their names say of other data, or another split than test."""
     names = [entry["name"] for entry in result["classes"]]
     scores = {key: value for key, value in result.items() if key != "confusion"}
     file = save_result(result_stem("eval", run, words), scores, out, how=["images", "precision"])

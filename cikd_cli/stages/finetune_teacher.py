@@ -23,7 +23,7 @@ from cikd_cli.stages import training
 from cikd_cli.stages.job import (
     Job,
     check_recorded_heads,
-    describe_data,
+    data_facts,
     describe_network,
     open_source,
     trainable_groups,
@@ -61,7 +61,7 @@ def build(config: FinetuneTeacherConfig, device: torch.device) -> Job:
     mean, std = config.mean or start.mean, config.std or start.std
     spec = ModelSpec.describe(start.model, start.architecture, classes=source.classes, mean=mean, std=std)
     facts = [("teacher", f"{start.architecture} {describe_network(spec, start.model)}, {start.origin}")]
-    facts.append(("data", describe_data(source, config)))
+    facts += data_facts(source, config)
     method = Supervised(start.model, mean=mean, std=std, smoothing=config.smoothing, linear_probe=config.linear_probe)
     return Job(
         config=config.model_copy(update={"mean": mean, "std": std}),

@@ -19,7 +19,7 @@ from cikd_cli.engine.distributed import Hardware
 from cikd_cli.engine.step import Training
 from cikd_cli.options import Request, Resolved
 from cikd_cli.runs import RunDir
-from cikd_cli.stages.job import Job
+from cikd_cli.stages.job import Job, tell
 
 _SHOWN_ABOVE = ("data", "data_root", "teacher", "from_run", "teacher_cache", "seed")
 
@@ -70,7 +70,7 @@ def show(
         f"lr {config.lr:g} cosine, warm-up {config.warmup:g} · seed {config.seed}"
     )
     versions = f"{__version__} · torch {torch.__version__.split('+')[0]} · {hardware} · {training.precision}"
-    out.fields([
+    tell(out, [
         ("cikd", versions),
         *((label, text + note if label == "teacher" else text) for label, text in _common_facts(jobs)),
         ("recipe", recipe),

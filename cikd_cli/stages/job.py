@@ -1,7 +1,8 @@
 """What a training stage builds from its config before anything is written: data, networks, method, facts to print."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,14 @@ from cikd_cli.data.sources import DataSource, load_source
 from cikd_cli.data.views import ViewLaw
 from cikd_cli.engine.optim import parameter_groups
 from cikd_cli.errors import CikdError
+from cikd_cli.files import is_file
 from cikd_cli.models.teacher_cache import TeacherCache
 from cikd_cli.models.vit import create_student
 from cikd_cli.models.weights import HALF, ModelSpec, load_model
 from cikd_cli.runs import RunDir
+from cikd_cli.stages.held_out import remember
+
+WARNING = "warning"  # the label of a fact that is told as one
 
 
 @dataclass
@@ -63,6 +68,7 @@ def open_source(config: DataConfig, *, labelled: bool = True) -> DataSource:
         raise CikdError("No images are named.", hint="--data digits, another named set, or a folder of class folders")
     return load_source(
         config.data,
+        memory=remember(parents_of(config)),
         data_root=config.data_root,
         download=config.download,
         fraction=config.fraction,
@@ -71,6 +77,28 @@ def open_source(config: DataConfig, *, labelled: bool = True) -> DataSource:
         skip_unreadable=config.skip_unreadable,
         labelled=labelled,
     )
+
+
+def parents_of(config: DataConfig) -> list[RunDir]:
+    """The runs that a config stands on, teacher first."""
+    named = [getattr(config, key, None) for key in ("teacher", "from_run")]
+    return [RunDir.open(name) for name in named if name and is_file(Path(name) / "run.json")]
+
+
+def check_same_images(config: DataConfig, source: DataSource) -> None:
+    """Refuse a folder under another path than the parents' data that does not hold half of their images."""
+    runs = parents_of(config)
+    memory = remember(runs)
+    if memory is None or config.data in [run.record["data"]["name"] for run in runs]:
+        return
+    known = np.union1d(memory.trained, memory.held)
+    there = np.concatenate([np.empty(0, dtype="S32"), *source.digests.values()])
+    if len(np.intersect1d(known, there)) < len(known) / 2:
+        raise CikdError(
+            f"data {config.data} is not what {' and '.join(memory.names)} was made for, "
+            f"{runs[-1].record['data']['name']}",
+            hint=f"cikd finetune-teacher --data {config.data} makes a teacher for it",
+        )
 
 
 def open_teacher(config: StudentConfig, source: DataSource | None) -> tuple[RunDir, VisionTransformer, ModelSpec]:
@@ -88,7 +116,7 @@ def open_teacher(config: StudentConfig, source: DataSource | None) -> tuple[RunD
             f"{config.data} has {len(source.classes)} ({_some(source.classes)}).",
             hint=command,
         )
-    if run.record["data"]["fingerprint"] != source.fingerprint:
+    if run.record["data"]["fingerprint"] != source.fingerprint and not run.record.get("images"):
         raise CikdError(
             f"The images of {config.data} are not those the teacher {run.path} was trained on (their fingerprints "
             f"{run.record['data']['fingerprint'][:8]}… and {source.fingerprint[:8]}… differ).",
@@ -154,6 +182,19 @@ def trainable_groups(
         layer_decay=config.layer_decay,
         no_decay=no_decay,
     )
+
+
+def data_facts(source: DataSource, config: DataConfig) -> list[tuple[str, str]]:
+    """The header's rows about the images."""
+    return [("data", describe_data(source, config)), *source.facts]
+
+
+def tell(out: Reporter, facts: Sequence[tuple[str, str]]) -> None:
+    """Print rows of a header; those that warn apart, as they are to be seen with --quiet too."""
+    out.fields([(label, text) for label, text in facts if label != WARNING])
+    for label, text in facts:
+        if label == WARNING:
+            out.warn(text)
 
 
 def describe_data(source: DataSource, config: DataConfig) -> str:

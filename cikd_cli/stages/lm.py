@@ -19,7 +19,8 @@ from cikd_cli.runs import RunDir
 from cikd_cli.stages import training
 from cikd_cli.stages.job import (
     Job,
-    describe_data,
+    check_same_images,
+    data_facts,
     describe_network,
     load_trunk,
     new_student,
@@ -38,6 +39,7 @@ def run(request: Request) -> dict[str, Any]:
 def build(config: LmConfig, device: torch.device) -> Job:
     """Data, teacher, student and the method; raises CikdError for whatever cannot work."""
     source = open_source(config)
+    check_same_images(config, source)
     precision = choose_precision(config.precision, device)
     parents: list[RunDir] = []
     facts = []
@@ -64,7 +66,7 @@ def build(config: LmConfig, device: torch.device) -> Job:
             "student",
             f"{config.student} {describe_network(spec, student)}, {start}, new {len(source.classes)}-class head",
         ),
-        ("data", describe_data(source, config)),
+        *data_facts(source, config),
         ("objective", _describe_objective(config, len(source.classes))),
         *cached,
     ]

@@ -29,7 +29,9 @@ def run(request: Request) -> dict[str, Any]:
     """
     config, out, device = begin(request, MadConfig)
     home = next(filter(None, map(find_run, request.runs)), None)
-    images = open_images(home, data=config.data, data_root=config.data_root, labelled=False, most=config.images)
+    images = open_images(
+        home, data=config.data, data_root=config.data_root, labelled=False, out=out, most=config.images
+    )
     if len(images) < config.images:
         out.warn(f"there are only {len(images):,} {images.split} images, not {config.images:,}")
     subjects = [open_subject(name, image_size=config.image_size) for name in request.runs]
@@ -50,7 +52,7 @@ def run(request: Request) -> dict[str, Any]:
         "unit": "px",
     }
     networks = list(zip(request.runs, subjects, strict=True))
-    stem = result_stem("mad", home, [*network_words(networks, home), *image_words(images)])
+    stem = result_stem("mad", home, [*network_words(networks, home), *image_words(images, home)])
     file = save_result(stem, summary, out, how=["images", "split"])
     uniform = {_uniform(subject) for subject in subjects}
     pictures = plot_mad(

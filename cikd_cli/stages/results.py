@@ -9,15 +9,19 @@ file and not in the name: there the newest result replaces the one before, which
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cikd_cli.console import Reporter
+from cikd_cli.data.division import TRAIN
 from cikd_cli.errors import CikdError
 from cikd_cli.files import file_sha256, file_word, read_text, to_json, write_atomically
 from cikd_cli.runs import RunDir
+from cikd_cli.stages.held_out import remember
 from cikd_cli.stages.subjects import Images, Subject, teacher_of
 
 MOST_RESULT = 2**28  # bytes; the confusion of 5,000 classes has a tenth of it
@@ -47,14 +51,11 @@ def network_words(
     return [file_word("-".join(labels)), _short(json.dumps(identities).encode())]
 
 
-def image_words(images: Images) -> list[str]:
-    """What a name says of the images; nothing of a run's own."""
-    if images.own:
+def image_words(images: Images, run: RunDir | None) -> list[str]:
+    """What a name says of the images; nothing of those that the run they were opened for has."""
+    if images.own and run is not None and _are_whole(images, run):
         return []
-    digest = hashlib.sha256(images.source.fingerprint.encode())  # arrays by their bytes, files by name and size
-    for item in _files(images):
-        digest.update(file_sha256(item).encode())
-    return [file_word(Path(images.source.name).name), digest.hexdigest()[:8]]
+    return [file_word(Path(images.source.name).name), images.source.fingerprint[:8]]
 
 
 def save_result(stem: Path, result: dict[str, Any], out: Reporter, *, how: Sequence[str] = ()) -> Path:
@@ -88,6 +89,17 @@ def _is_own(teacher: Subject, home: RunDir | None) -> bool:
     return False
 
 
+def _are_whole(images: Images, run: RunDir) -> bool:
+    """Whether a run's own images lie where it found them, or are all there elsewhere."""
+    if images.source.name == run.record["data"]["name"]:
+        return True
+    memory, found = remember([run]), images.source.digests.get(images.split)
+    if memory is None or found is None:
+        return False
+    before = memory.trained if images.split == TRAIN else memory.held[memory.sides == images.split]
+    return np.array_equal(np.unique(before), np.unique(found))
+
+
 def _label(subject: Subject) -> str:
     """A run's name; of another network, its name and the side of its input."""
     return subject.run.path.name if subject.run else f"{Path(subject.label).name}-{subject.spec.image_size}px"
@@ -100,11 +112,6 @@ def _identity(name: str, subject: Subject, here: Path) -> list[Any]:
         return [name, subject.spec.image_size]
     place = os.path.relpath(path.resolve(), here.resolve())
     return [place, subject.weights_sha256 or file_sha256(path), subject.spec.image_size]
-
-
-def _files(images: Images) -> Iterator[Path]:
-    items = images.decoded.split.items
-    return (item for item in (items[index] for index in range(len(images))) if isinstance(item, Path))
 
 
 def _short(content: bytes) -> str:

@@ -19,9 +19,9 @@ from cikd_cli.lineage import all_runs
 from cikd_cli.options import Request, RunOptions, flag_name
 from cikd_cli.recipes import data_name, typed_values
 from cikd_cli.runs import RunDir
-from cikd_cli.stages import header
+from cikd_cli.stages import header, held_out
 from cikd_cli.stages.execution import Begun, stored_config, train
-from cikd_cli.stages.job import Job
+from cikd_cli.stages.job import Job, tell
 from cikd_cli.stages.prepare import dry_run, prepare
 
 
@@ -52,13 +52,15 @@ def resume(
     if epochs != config.epochs:
         out.line(f"epochs {config.epochs} → {epochs}: from here on the learning rate follows the longer cosine")
     done = (run_dir.record.get("progress") or {}).get("epoch", 0)
-    out.fields([("resume", f"{run_dir.path} after epoch {done} of {epochs}"), *job.facts])
+    tell(out, [("resume", f"{run_dir.path} after epoch {done} of {epochs}"), *job.facts])
     if options.dry_run:
         return dry_run([job], [training], hardware, out)
     with run_dir.lock():
         run_dir.update(status="running", weights=None, result=None, message=None, finished=None)
         if epochs != config.epochs:
             run_dir.write_config(run_dir.config() | {"epochs": epochs})
+        if not run_dir.record.get("images"):  # killed before it had written them
+            held_out.write(run_dir, job.source, held_out.remember(job.parents))
     out.attach_log(run_dir.path / "log.txt")
     return train([Begun(job, training, run_dir)], hardware, options, out)
 

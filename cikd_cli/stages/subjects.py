@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import timm
 import torch
@@ -16,7 +16,8 @@ from cikd_cli.data.batch import Batch
 from cikd_cli.data.decode import DecodedSplit
 from cikd_cli.data.loader import eval_batches
 from cikd_cli.data.order import epoch_order
-from cikd_cli.data.sources import DataSource, Split, load_source
+from cikd_cli.data.scored import NOTHING_KNOWN, scored_folder
+from cikd_cli.data.sources import DataSource, Split, is_named, load_source
 from cikd_cli.data.views import normalise
 from cikd_cli.data.workers import auto_workers
 from cikd_cli.engine.distributed import choose_hardware
@@ -27,6 +28,8 @@ from cikd_cli.models.weights import ModelSpec, load_model, pretraining_statistic
 from cikd_cli.options import Request
 from cikd_cli.recipes import resolve
 from cikd_cli.runs import RunDir
+from cikd_cli.stages.held_out import remember
+from cikd_cli.stages.job import tell
 
 ConfigT = TypeVar("ConfigT", bound=StageConfig)
 
@@ -127,6 +130,7 @@ def open_images(
     data_root: str | None,
     split: str = "test",
     labelled: bool,
+    out: Reporter,
     most: int | None = None,
 ) -> Images:
     """Images as the run's own config reads them, or of another data set.
@@ -143,15 +147,8 @@ def open_images(
     name = data or own
     if name is None:
         raise CikdError("Which images?", hint="--data digits, another named set, or a folder of images")
-    is_own = own is not None and (name == own or Path(name).resolve() == Path(own))
-    source = load_source(
-        name,
-        data_root=data_root or config.get("data_root", "data"),
-        download=False,
-        skip_unreadable=config.get("skip_unreadable", False),
-        labelled=labelled,
-        **(_division(config) if is_own else {"divided": False}),
-    )
+    source, is_own = _source(run, name, own, data_root=data_root, split=split, labelled=labelled)
+    tell(out, source.facts)
     found = {"test": source.test, "val": source.val, "train": source.train}[split]
     if found is None and not labelled:
         split, found = "train", source.train
@@ -179,8 +176,34 @@ def watched(batches: Iterator[Batch], out: Reporter, *, total: int, text: str) -
             bar.update(done, text)
 
 
-def _division(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: config[key] for key in ("fraction", "val", "split_seed") if key in config}
+def _source(
+    run: RunDir | None, name: str, own: str | None, *, data_root: str | None, split: str, labelled: bool
+) -> tuple[DataSource, bool]:
+    """The data set `name` as a run may be looked at on it, and whether it is the run's own."""
+    config = run.config() if run else {}
+    skip = config.get("skip_unreadable", False)
+    is_own = own is not None and (name == own or Path(name).resolve() == Path(own))
+    if is_named(name):
+        division = {key: config[key] for key in ("fraction", "val", "split_seed") if key in config} if is_own else {}
+        root = data_root or config.get("data_root", "data")
+        source = load_source(name, data_root=root, download=False, skip_unreadable=skip, labelled=labelled, **division)
+        return source, is_own
+    memory = remember([run]) if run else None
+    if run and is_own and not Path(name).exists():
+        raise CikdError(
+            f"The images of {run.path} are no longer in {name}.",
+            hint="--data DIR says where they lie now; they are known by their content",
+        )
+    classes = run.record["model"].get("classes", ()) if run else ()
+    return scored_folder(
+        name,
+        memory or NOTHING_KNOWN,
+        own=is_own and memory is not None,
+        split=split,
+        classes=classes,
+        labelled=labelled,
+        skip_unreadable=skip,
+    )
 
 
 def _sample(split: Split, most: int | None) -> Split:

@@ -18,7 +18,7 @@ from cikd_cli.inheritance import resolve_stage
 from cikd_cli.options import Request
 from cikd_cli.recipes import data_name
 from cikd_cli.runs import RunDir
-from cikd_cli.stages import STAGES, header
+from cikd_cli.stages import STAGES, header, held_out
 from cikd_cli.stages.execution import Begun, follow, train
 from cikd_cli.stages.job import Job
 from cikd_cli.stages.prepare import dry_run, prepare
@@ -95,6 +95,7 @@ def _carry_out(
             record=header.record(request, job, training, hardware, resolved.recipe),
             config=job.config.model_dump(mode="json"),
         )
+        held_out.write(run_dir, job.source, held_out.remember(job.parents))
         begun.append(Begun(job, training, run_dir))
     out.attach_log(*(one.run.path / "log.txt" for one in begun))
     stop = "stop with Ctrl-C (saves); resume: "

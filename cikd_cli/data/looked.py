@@ -1,0 +1,122 @@
+"""A folder of images after every file was looked into: what lies there, which image is which, what is wrong."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cikd_cli.data import content
+from cikd_cli.data.content import Digests
+from cikd_cli.data.decode import check_readable, looked_into, readable
+from cikd_cli.data.folders import Facts, Found, read_folder
+from cikd_cli.data.paths import Paths
+from cikd_cli.data.splits import Indices, Split
+from cikd_cli.errors import CikdError
+
+_SHOWN = 3  # pairs of copies that the header names
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """The readable images of a folder.
+
+    parts, digests: "train", and "val" and "test" where they have folders of their own.  by: what tells images apart.
+    skipped: unreadable files left out.  looked_into: files that were.
+    """
+
+    found: Found
+    parts: Mapping[str, Split]
+    digests: Mapping[str, Digests]
+    by: str
+    skipped: int
+    looked_into: int
+
+    @property
+    def every_digest(self) -> Digests:
+        """Of all parts."""
+        return np.concatenate(list(self.digests.values()))
+
+
+def look_into(folder: Path, *, labelled: bool, skip_unreadable: bool) -> Looked:
+    """Read a folder, and look into its files: up to 200,000 whole, of more than that some.
+
+    Raises:
+        CikdError: as `read_folder`; a file that cannot be read, unless they are skipped; a class of such files only.
+    """
+    found = read_folder(folder, labelled=labelled)
+    count = sum(map(len, found.parts.values()))
+    parts: dict[str, Split] = {}
+    digests: dict[str, Digests] = {}
+    checked = count
+    if count <= content.MOST:
+        for name, split in found.parts.items():
+            seen = content.look(split)
+            kept = readable(len(split), seen.faults, skip_unreadable)
+            parts[name], digests[name] = split.take(kept), seen.digests[kept]
+    else:
+        checked = sum(len(looked_into(split, skip_unreadable)) for split in found.parts.values())
+        for name, split in found.parts.items():
+            parts[name] = check_readable(split, skip_unreadable)
+            digests[name] = content.by_name(parts[name], folder)
+    lost = np.setdiff1d(found.parts["train"].labels, parts["train"].labels)
+    if len(lost):
+        what = f"class {found.classes[lost[0]]}" if found.classes else "the data"
+        raise CikdError(f"No readable training image of {what} is left.", hint="replace the unreadable files")
+    return Looked(
+        found,
+        parts,
+        digests,
+        by="content" if count <= content.MOST else "name and size",
+        skipped=count - sum(map(len, parts.values())),
+        looked_into=checked,
+    )
+
+
+def copies(looked: Looked) -> Facts:
+    """Rows that name exact copies: in one class, under another, and in two splits of the user's own."""
+    if looked.by != "content":
+        return (("told apart", f"by name and size: more than {content.MOST:,} files"),)
+    every, unique, first = looked.every_digest, *np.unique(looked.every_digest, return_index=True)
+    if len(unique) == len(every):
+        return ()
+    firsts = first[np.searchsorted(unique, every)]
+    again = np.flatnonzero(firsts != np.arange(len(every)))
+    labels = np.concatenate([split.labels for split in looked.parts.values()])
+    bounds = np.cumsum([len(split) for split in looked.parts.values()])
+    part = np.searchsorted(bounds, np.arange(len(every)), side="right")
+    other_part = again[part[again] != part[firsts[again]]]
+    elsewhere = again[(part[again] == part[firsts[again]]) & (labels[again] != labels[firsts[again]])]
+    same = np.setdiff1d(again, np.concatenate([other_part, elsewhere]))
+    name = _Names(looked)
+    rows = []
+    if len(same):
+        rows.append(("copies", f"{len(same):,} exact, each on the side of its first: {name.pairs(same, firsts)}"))
+    if len(elsewhere):
+        rows.append(("warning", f"{len(elsewhere):,} under another class as well: {name.pairs(elsewhere, firsts)}"))
+    if len(other_part):
+        text = (
+            f"{len(other_part):,} in two splits, so that scores on them say nothing: {name.pairs(other_part, firsts)}"
+        )
+        rows.append(("warning", text))
+    return tuple(rows)
+
+
+class _Names:
+    """The names of images by their place among those of all parts."""
+
+    def __init__(self, looked: Looked) -> None:
+        self._folder = looked.found.folder
+        self._items = [split.items for split in looked.parts.values()]
+
+    def pairs(self, indices: Indices, firsts: Indices) -> str:
+        told = [f"{self._name(index)} = {self._name(int(firsts[index]))}" for index in indices[:_SHOWN].tolist()]
+        return ", ".join(told) + (", …" if len(indices) > _SHOWN else "")
+
+    def _name(self, index: int) -> str:
+        for items in self._items:
+            if index < len(items):
+                assert isinstance(items, Paths)
+                return items[index].relative_to(self._folder).as_posix()
+            index -= len(items)
+        raise IndexError(index)
