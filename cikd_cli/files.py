@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, their hashes, and JSON that every reader accepts."""
 
+import codecs
 import contextlib
 import errno
 import fcntl
@@ -8,6 +9,8 @@ import json
 import math
 import os
 import re
+import shlex
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,25 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 # What JSON itself lets through: C1 controls, direction marks, line separators, lone surrogates.
 _UNSEEN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_LOOKED = 4096  # bytes of a text that tell its encoding
+# The marks that begin a text; that of UTF-32 begins with that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+
+
+class EncodingError(ValueError):
+    """A file whose text is not UTF-8; `hint` says how to make it so."""
+
+    def __init__(self, found: str, path: Path, *, likely: str) -> None:
+        super().__init__(found)
+        self.hint = (
+            f"choose UTF-8 where your editor saves it, or  iconv -f {likely} -t UTF-8 {shlex.quote(str(path))} > new"
+        )
 
 
 def write_atomically(path: Path, content: bytes, *, keep: Path | None = None) -> None:
@@ -121,17 +143,38 @@ def file_sha256(path: Path) -> str:
 
 
 def read_text(path: Path, *, most: int) -> str:
-    """The text of a file of at most `most` bytes.
+    """The text of a UTF-8 file of at most `most` bytes, without the mark that some editors begin it with.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is larger, or not UTF-8.
+        EncodingError: it is not UTF-8.
+        ValueError: it is larger.
     """
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise ValueError(f"it is larger than {most:,} bytes")
-    return content.decode("utf-8")
+    encoding = _other_encoding(content)
+    if encoding is not None:
+        raise EncodingError(f"it is {encoding} and not UTF-8", path, likely=encoding)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line, byte = content.count(b"\n", 0, error.start) + 1, content[error.start]
+        found = f"it is not UTF-8: line {line} has the byte 0x{byte:02x}"
+        raise EncodingError(found, path, likely="WINDOWS-1252") from None
+
+
+def _other_encoding(content: bytes) -> str | None:
+    """UTF-16 or UTF-32, by its mark, or by the zeros that text of Latin letters then has in every other byte."""
+    for mark, name in _MARKS.items():
+        if content.startswith(mark):
+            return name
+    first, second = content[:_LOOKED:2], content[1:_LOOKED:2]
+    for name, zeros, letters in (("UTF-16LE", second, first), ("UTF-16BE", first, second)):
+        if zeros.count(0) > len(zeros) // 2 and 0 not in letters:
+            return name
+    return None
 
 
 def is_file(path: Path) -> bool:
@@ -143,8 +186,9 @@ def is_file(path: Path) -> bool:
 
 
 def file_word(name: str) -> str:
-    """A name from elsewhere as part of a file's name: letters, digits and `+-._`, at most 60, others become `_`."""
-    return re.sub(r"[^\w.+-]", "_", name)[:60]
+    """A name from elsewhere as part of a file's name: letters, digits and `+-._` in 60 bytes, others become `_`."""
+    word = re.sub(r"[^\w.+-]", "_", unicodedata.normalize("NFC", name))
+    return word.encode()[:60].decode(errors="ignore")
 
 
 def to_json(value: object, *, indent: int | None = None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from cikd_cli.config import AliConfig, FinetuneTeacherConfig, LmConfig, StageConfig
 from cikd_cli.errors import CikdError
-from cikd_cli.files import read_text
+from cikd_cli.files import EncodingError, read_text
 from cikd_cli.knobs import check_keys, nearest, parse, suggestion, validate
 from cikd_cli.options import Request, Resolved, RunOptions
 from cikd_cli.render import template_root
@@ -165,6 +165,8 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
     """The content of a TOML file; CikdError if it is missing or broken."""
     try:
         return tomllib.loads(read_text(path, most=MOST_TOML))
+    except EncodingError as error:
+        raise CikdError(f"{what} {path} cannot be read: {error}", hint=error.hint) from None
     except (ValueError, RecursionError) as error:
         raise CikdError(
             f"{what} {path} is not TOML: {error}", hint='text needs quotes, e.g. data = "cifar100"'

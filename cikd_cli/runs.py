@@ -171,12 +171,6 @@ class RunDir:
         write_atomically(path, content)
         self.update(config_next_sha256=None, config_sha256=sha256)
 
-    def write_json(self, relative: str, value: object) -> None:
-        """Write a JSON file of the run, whole or not at all."""
-        path = self.path / relative
-        self.make_folder(path.parent)
-        write_atomically(path, (to_json(value, indent=2) + "\n").encode())
-
     def write_texts(self, files: Mapping[str, str]) -> None:
         """Write the lists of images, by file name, and note their hashes in run.json."""
         encoded = {name: text.encode() for name, text in files.items()}

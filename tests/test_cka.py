@@ -7,7 +7,15 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from cikd_cli.analysis.cka import MinibatchCKA, compare, diagonal, layer_features, linear_cka, matched_layers
+from cikd_cli.analysis.cka import (
+    MinibatchCKA,
+    compare,
+    diagonal,
+    layer_features,
+    linear_cka,
+    matched_layers,
+    usable_images,
+)
 from cikd_cli.errors import CikdError
 
 
@@ -112,11 +120,28 @@ def test_batches_of_three_images_are_refused():
         MinibatchCKA().update([features(3, 5, 1)], [features(3, 5, 2)])
 
 
-def test_a_shorter_last_batch_is_refused():
+@pytest.mark.parametrize("sizes", [(8, 8, 5), (9, 4), (4, 7, 6)])
+def test_batches_of_different_sizes_of_at_least_four_count_the_same(sizes):
+    batches = [(features(n, 8, seed), features(n, 5, seed + 50)) for seed, n in enumerate(sizes)]
+    batches = [(x, y + x[:, :5]) for x, y in batches]
+    estimate = MinibatchCKA()
+    for x, y in batches:
+        estimate.update([x], [y])
+    assert estimate.compute().item() == pytest.approx(slow_cka(batches), rel=1e-9)
+
+
+def test_a_refused_batch_leaves_the_estimate_as_it_was():
     estimate = MinibatchCKA()
     estimate.update([features(8, 5, 1)], [features(8, 5, 2)])
-    with pytest.raises(CikdError, match="5, 8"):
-        estimate.update([features(5, 5, 1)], [features(5, 5, 2)])
+    before = estimate.compute()
+    with pytest.raises(CikdError, match="at least 4 images in a batch, not 3"):
+        estimate.update([features(3, 5, 1)], [features(3, 5, 2)])
+    assert torch.equal(estimate.compute(), before)
+
+
+def test_layers_of_different_numbers_of_images_are_refused():
+    with pytest.raises(CikdError, match="same images in every layer, not of 5 and 8"):
+        MinibatchCKA().update([features(8, 5, 1)], [features(5, 5, 2)])
 
 
 def test_no_batch_is_an_error():
@@ -149,15 +174,30 @@ def test_no_hook_stays_behind():
     assert not any(module._forward_hooks for module in vit.modules())
 
 
-def test_networks_of_different_depth_width_and_image_size_are_compared_and_a_short_batch_is_dropped():
+@pytest.mark.parametrize(("total", "used"), [(8, 8), (10, 8), (11, 8), (12, 12), (14, 12), (17, 16), (5, 4), (4, 4)])
+def test_networks_of_different_sizes_are_compared_over_all_images_but_a_last_batch_of_fewer_than_four(total, used):
     student, teacher = tiny(2), VisionTransformer(img_size=16, patch_size=4, embed_dim=12, depth=4, num_heads=3)
-    small, large = torch.randn(11, 3, 12, 12), torch.randn(11, 3, 16, 16)
-    batches = [(small[start : start + 4], large[start : start + 4]) for start in (0, 4, 8)]
+    small, large = torch.randn(total, 3, 12, 12), torch.randn(total, 3, 16, 16)
+    batches = list(zip(small.split(4), large.split(4), strict=True))
     matrix, images = compare(student, teacher, batches)
     assert matrix.shape == (3, 5)
-    assert images == 8
-    again, _ = compare(student, teacher, batches[:2])
+    assert images == used == usable_images(total, 4)
+    again, _ = compare(student, teacher, [pair for pair in batches if len(pair[0]) > 3])
     assert torch.equal(matrix, again)
+
+
+def test_a_smaller_last_batch_counts_in_a_comparison():
+    student, teacher, images = tiny(2), tiny(3), torch.randn(13, 3, 12, 12)
+    batches = [(images[:8], images[:8]), (images[8:], images[8:])]
+    matrix, used = compare(student, teacher, batches)
+    assert used == usable_images(13, 8) == 13
+    pairs = [(layer_features(student, part)[1], layer_features(teacher, part)[2]) for part, _ in batches]
+    assert matrix[1, 2].item() == pytest.approx(slow_cka(pairs), rel=1e-9)
+
+
+def test_fewer_than_four_images_are_refused():
+    with pytest.raises(CikdError, match="at least 4"):
+        compare(tiny(2), tiny(3), [(torch.randn(3, 3, 12, 12),) * 2])
 
 
 def test_matched_layers_are_the_diagonal_for_equal_depth():

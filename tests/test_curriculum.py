@@ -134,7 +134,8 @@ def test_run_does_everything_and_takes_up_what_is_missing(cikd, photos, recipe):
     assert (first["teacher"], first["ali"], first["lm"]) == ("runs/teacher-001", "runs/ali-001", "runs/lm-001")
     assert RunDir.open("runs/lm-002").config()["epochs"] == 6
     assert Path("runs/lm-001/report.html").is_file()
-    looked_at = json.loads(Path("runs/lm-001/analysis/mad.json").read_text())["runs"]
+    (compared,) = Path("runs/lm-001/analysis").glob("mad-lm-001-teacher-001-lm-002-*.json")
+    looked_at = json.loads(compared.read_text())["runs"]
     assert [entry["run"] for entry in looked_at] == ["runs/lm-001", "runs/teacher-001", "runs/lm-002"]
     made = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*.safetensors")}
     assert json.loads(cikd(*words).stdout)["lm"] == "runs/lm-001"

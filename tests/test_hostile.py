@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -49,8 +50,11 @@ def test_hostile_names_are_neutral_on_the_terminal_in_reports_in_pictures_and_in
     said = cikd("finetune-teacher", "--data", strangers, *words, "--name", "teacher").output
     said += cikd("lm", "--teacher", "runs/teacher", *words, "--name", "lm").output
     said += cikd("eval", "runs/lm", "--set", "latency=false").output
-    said += cikd("eval", "runs/lm", "--data", strangers.rename(f"{strangers}2"), "--set", "latency=false").output
-    said += cikd("runs").output + cikd("eval", "runs/lm", "--data", strangers, code=2).output
+    others = shutil.copytree(strangers, f"{strangers}2")
+    for number, path in enumerate(sorted(Path(others).rglob("*.png"))):
+        Image.new("RGB", (16, 16), (0, number, 9)).save(path)
+    said += cikd("eval", "runs/lm", "--data", others, "--set", "latency=false").output
+    said += cikd("runs").output + cikd("eval", "runs/lm", "--data", f"{strangers}3", code=2).output
     assert not CONTROLS.search(said)
     assert not re.search("^error: forged", said, re.MULTILINE)
     assert "[red]markup" in said
@@ -65,9 +69,8 @@ def test_hostile_names_are_neutral_on_the_terminal_in_reports_in_pictures_and_in
     assert "<script" not in card.replace("\\<", "")
     assert "{{ 7 * 7 }}" in card.replace("\\", "")
     assert json.loads(Path("runs/lm/analysis/confusion.json").read_text())["classes"] == sorted(
-        path.name for path in Path(f"{strangers}2").iterdir()
+        path.name for path in strangers.iterdir()
     )
-    Path(f"{strangers}2").rename(strangers)
 
 
 def test_text_from_elsewhere_is_one_line_that_a_terminal_does_not_obey():

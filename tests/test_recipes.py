@@ -192,3 +192,44 @@ def test_a_wrong_recipe_file_is_refused(tmp_path, text, message):
     (tmp_path / "mine.toml").write_text(text)
     with pytest.raises(CikdError, match=message):
         load_recipe(str(tmp_path / "mine.toml"))
+
+
+# ---- encodings ----
+
+
+EPOCHS = "# café\r\n[common]\r\nbatch_size = 8\r\n[ali]\r\nepochs = 2\r\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("option", ["recipe", "config"])
+def test_a_file_with_the_mark_and_the_line_ends_of_windows_is_read(tmp_path, encoding, option):
+    (tmp_path / "mine.toml").write_bytes(EPOCHS.encode(encoding))
+    config = ali(**{option: str(tmp_path / "mine.toml")}).config
+    assert (config.batch_size, config.epochs) == (8, 2)
+
+
+def test_a_config_of_plain_keys_may_begin_with_a_mark(tmp_path):
+    (tmp_path / "mine.toml").write_bytes("epochs = 2\r\n".encode("utf-8-sig"))
+    assert ali(config=str(tmp_path / "mine.toml")).config.epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("encoding", "named"),
+    [("utf-16", "UTF-16"), ("utf-16-le", "UTF-16LE"), ("utf-16-be", "UTF-16BE"), ("utf-32", "UTF-32")],
+)
+@pytest.mark.parametrize("option", ["recipe", "config"])
+def test_a_file_in_another_encoding_is_answered_with_its_name_and_how_to_save_it(tmp_path, encoding, named, option):
+    file = tmp_path / "mine.toml"
+    file.write_bytes(EPOCHS.encode(encoding))
+    with pytest.raises(CikdError) as caught:
+        ali(**{option: str(file)})
+    assert caught.value.message == f"{option} {file} cannot be read: it is {named} and not UTF-8."
+    assert f"iconv -f {named} -t UTF-8 {file} > new" in caught.value.hint
+    assert file.read_bytes().decode(named) == EPOCHS  # as iconv, by this name, would read it
+
+
+def test_a_byte_that_is_no_utf_8_is_named_with_its_line(tmp_path):
+    (tmp_path / "mine.toml").write_bytes(EPOCHS.replace("[ali]", "# é\r\n[ali]").encode("cp1252"))
+    with pytest.raises(CikdError, match="it is not UTF-8: line 1 has the byte 0xe9") as caught:
+        load_recipe(str(tmp_path / "mine.toml"))
+    assert "choose UTF-8 where your editor saves it" in caught.value.hint

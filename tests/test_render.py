@@ -45,7 +45,6 @@ def test_a_model_card_keeps_its_table_whatever_the_class_is_called():
         {
             "name": "s",
             "version": "0",
-            "run": "runs/lm-001",
             "student": student,
             "data": data,
             "facts": [("parameters", "5.5 M")],

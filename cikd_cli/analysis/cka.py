@@ -36,10 +36,12 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
 
 
 class MinibatchCKA:
-    """CKA of every pair of layers from batches: unbiased HSIC1 in float64, averaged over batches, divided last."""
+    """CKA of every pair of layers from batches: unbiased HSIC1 in float64, averaged over batches, divided last.
+
+    Batches may differ in size, as the last one does; each counts the same.
+    """
 
     def __init__(self) -> None:
-        self._batch: int | None = None
         self._sums: tuple[Tensor, Tensor, Tensor] | None = None
 
     def update(self, xs: Sequence[Tensor], ys: Sequence[Tensor]) -> None:
@@ -50,13 +52,12 @@ class MinibatchCKA:
             ys: The same for the second network.
 
         Raises:
-            CikdError: n is 3 or less, differs between layers, or from the batches before.
+            CikdError: n is 3 or less, or differs between layers.
         """
         sizes = {len(features) for features in (*xs, *ys)}
-        if self._batch is not None:
-            sizes.add(self._batch)
         if len(sizes) != 1:
-            raise CikdError(f"CKA needs batches of one size, not of {', '.join(map(str, sorted(sizes)))} images.")
+            listed = " and ".join(map(str, sorted(sizes)))
+            raise CikdError(f"CKA compares features of the same images in every layer, not of {listed}.")
         (n,) = sizes
         if n < LEAST_BATCH:
             raise CikdError(
@@ -71,7 +72,6 @@ class MinibatchCKA:
         else:
             a, b, c = self._sums
             self._sums = (a + new[0], b + new[1], c + new[2])
-        self._batch = n
 
     def compute(self) -> Tensor:
         """The similarities so far, (len(xs), len(ys)) float64; nan where a layer's features never differ.
@@ -120,7 +120,7 @@ def layer_features(vit: VisionTransformer, images: Tensor) -> list[Tensor]:
 def compare(
     student: VisionTransformer, teacher: VisionTransformer, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, int]:
-    """CKA between all layers of two networks; a batch shorter than the first is left out.
+    """CKA between all layers of two networks; a last batch of fewer than 4 images is left out.
 
     Args:
         student: The network of the rows.
@@ -130,14 +130,19 @@ def compare(
     Returns:
         (student depth + 1, teacher depth + 1) float64 on the CPU, and the number of images used.
     """
-    estimate, size, images = MinibatchCKA(), 0, 0
+    estimate, images = MinibatchCKA(), 0
     for student_images, teacher_images in batches:
-        size = size or len(student_images)
-        if len(student_images) < size:
+        if images and len(student_images) < LEAST_BATCH:
             continue
         estimate.update(layer_features(student, student_images), layer_features(teacher, teacher_images))
-        images += size
+        images += len(student_images)
     return estimate.compute().cpu(), images
+
+
+def usable_images(images: int, batch_size: int) -> int:
+    """How many of so many images `compare` uses: all, but for a last batch of fewer than 4."""
+    rest = images % batch_size
+    return images - rest if rest < LEAST_BATCH else images
 
 
 def matched_layers(rows: int, columns: int) -> list[int]:

@@ -15,6 +15,7 @@ from cikd_cli.data.folders import read_classes
 from cikd_cli.data.layout import class_folders
 from cikd_cli.data.splits import TEST_SHARE, Contents, Split, hold_out
 from cikd_cli.errors import EXIT_FAILED, CikdError
+from cikd_cli.files import EncodingError, read_text
 
 Arguments = dict[str, Any]
 
@@ -60,6 +61,7 @@ BY_HAND = {
     "test.json and the images they name",
 }
 
+MOST_LIST = 2**26  # bytes: half a million images
 CHAOYANG_CLASSES = ("normal", "serrated", "adenocarcinoma", "adenoma")
 
 NAMED = ("digits", "mnist", "cifar10", "cifar100", "cinic10", "flowers", "pets", "aircraft", "cars", "chaoyang")
@@ -123,9 +125,11 @@ def read_chaoyang(folder: Path) -> Contents:
 
 def _read_list(folder: Path, name: str) -> Split:
     try:
-        rows = json.loads((folder / name).read_text())
+        rows = json.loads(read_text(folder / name, most=MOST_LIST))
         paths = [folder / _inside(row["name"]) for row in rows]
         labels = np.array([int(row["label"]) for row in rows], dtype=np.int64)
+    except EncodingError as error:
+        raise CikdError(f"{folder / name} cannot be read: {error}", hint=error.hint) from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise _broken("chaoyang", folder.parent, folder, f"{name}: {type(error).__name__} {error}") from error
     if not len(labels) or labels.min() < 0 or labels.max() >= len(CHAOYANG_CLASSES):

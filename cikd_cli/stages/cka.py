@@ -4,14 +4,14 @@ from typing import Any
 
 import torch
 
-from cikd_cli.analysis.cka import compare, diagonal, matched_layers
+from cikd_cli.analysis.cka import LEAST_BATCH, compare, diagonal, matched_layers, usable_images
 from cikd_cli.analysis.plots import Similarity, plot_cka
 from cikd_cli.config import CkaConfig
 from cikd_cli.console import Reporter
 from cikd_cli.errors import CikdError
-from cikd_cli.files import to_json, write_atomically
 from cikd_cli.options import Request
 from cikd_cli.runs import RunDir
+from cikd_cli.stages.results import image_words, network_words, result_stem, save_result
 from cikd_cli.stages.subjects import (
     Images,
     Subject,
@@ -21,7 +21,6 @@ from cikd_cli.stages.subjects import (
     open_images,
     open_run,
     open_subject,
-    result_stem,
     teacher_of,
     watched,
 )
@@ -30,7 +29,7 @@ from cikd_cli.stages.subjects import (
 def run(request: Request) -> dict[str, Any]:
     """Compare, write cka.json, cka.png and cka.svg, print the matched-layer curve; the summary for --json.
 
-    The files go into the first run named; with timm names alone, into the working directory, with the name in theirs.
+    The files go into the first run named; with timm names alone, into the working directory (see `stages/results`).
     """
     config, out, device = begin(request, CkaConfig)
     runs = {name: find_run(name) for name in request.runs}
@@ -40,9 +39,7 @@ def run(request: Request) -> dict[str, Any]:
         home or teacher.run, data=config.data, data_root=config.data_root, labelled=False, out=out, most=config.images
     )
     size = min(config.batch_size, len(images))
-    used = len(images) // size * size if size else 0
-    if used < config.images:
-        out.line(f"{used:,} {images.split} images make full batches of {size}, not {config.images:,}")
+    used = _usable(images, size, config.images, out)
     students = [open_subject(name) for name in request.runs]
     teacher.model.to(device)
     compared = [_compare(student, teacher, images, size, request.options.workers, device, out) for student in students]
@@ -55,8 +52,10 @@ def run(request: Request) -> dict[str, Any]:
         "split": images.split,
         "runs": compared,
     }
-    stem = result_stem("cka", home, request.runs[0])
-    write_atomically(stem.with_name(f"{stem.name}.json"), (to_json(summary, indent=2) + "\n").encode())
+    networks = list(zip(request.runs, students, strict=True))
+    words = network_words(networks, home, teacher=(config.teacher or teacher.label, teacher))
+    stem = result_stem("cka", home, [*words, *image_words(images, home or teacher.run)])
+    file = save_result(stem, summary, out, how=["images", "batch_size", "split"])
     pictures = plot_cka(
         stem,
         [Similarity(found["student"], found["matrix"], found["diagonal"]) for found in compared],
@@ -65,7 +64,23 @@ def run(request: Request) -> dict[str, Any]:
     out.line(f"CKA with {teacher.label} over {used:,} {images.split} images of {images.source.name}, matched layers")
     _print(out, compared)
     out.fields([("pictures", "  ".join(map(str, pictures)))])
-    return summary
+    return summary | {"files": [str(path) for path in (file, *pictures)]}
+
+
+def _usable(images: Images, size: int, wanted: int, out: Reporter) -> int:
+    """How many of the images make batches; said where they are fewer than wanted."""
+    if len(images) < LEAST_BATCH:
+        raise CikdError(
+            f"CKA needs at least {LEAST_BATCH} images, and {images.source.name} has {len(images)} to test with.",
+            hint="--data names a set or a folder with more",
+        )
+    if len(images) < wanted:
+        out.warn(f"there are only {len(images):,} {images.split} images, not {wanted:,}")
+    used = usable_images(len(images), size)
+    if used < len(images):
+        rest = len(images) - used
+        out.line(f"{used:,} images are used: the {rest} left over make no batch, which takes {LEAST_BATCH}")
+    return used
 
 
 def _compare(

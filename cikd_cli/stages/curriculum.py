@@ -51,7 +51,7 @@ def run(request: Request) -> dict[str, Any]:
     out.fields([
         ("trained", duration(seconds)),
         ("weights", str(runs["lm"].weights)),
-        ("report", str(report.write(runs, rows, request.argv))),
+        ("report", str(report.write(runs, rows, request.argv, analyses))),
         ("next", f"another seed: --seed {config.lm.seed + 1} · all of it anew: --fresh · the lineage: cikd runs"),
     ])  # fmt: skip
     return {name: str(run.path) for name, run in runs.items()} | {"eval": analyses["eval"], "evaluations": evaluations}

@@ -1,6 +1,5 @@
 """`cikd eval RUN`: how good, how large and how fast a run's network is, with its teacher beside it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ from cikd_cli.console import Reporter, quantity
 from cikd_cli.engine.evaluate import predict
 from cikd_cli.engine.precision import choose_precision
 from cikd_cli.errors import CikdError
-from cikd_cli.files import file_word
 from cikd_cli.options import Request
 from cikd_cli.runs import RunDir
 from cikd_cli.stages.early import open_classifier
 from cikd_cli.stages.model_card import write_card
+from cikd_cli.stages.results import image_words, read_result, result_stem, save_result
 from cikd_cli.stages.subjects import (
     Images,
     Subject,
@@ -64,13 +63,16 @@ def run(request: Request) -> Result:
         result["size_ratio"] = teacher["params"] / result["params"]
     else:
         result["teacher"] = None
-    pictures = _write(subject.run, result, images)
+    words = [*image_words(images, subject.run), *([] if images.split == "test" else [images.split])]
+    files = _write(subject.run, result, words, out)
     columns, rows = _table(result, teacher)
     _print(out, result, columns, rows)
-    out.fields([("pictures", "  ".join(map(str, pictures)))])
-    if subject.run.stage == "lm" and images.own and images.split == "test":
-        out.fields([("card", str(write_card(subject.run, columns, rows)))])
-    return {key: value for key, value in result.items() if key not in ("classes", "confusion")}
+    out.fields([("pictures", "  ".join(str(file) for file in files if file.suffix != ".json"))])
+    if subject.run.stage == "lm" and not words:
+        by_name = _table(_by_name(result), _by_name(teacher) if teacher else None)
+        out.fields([("card", str(write_card(subject.run, *by_name)))])
+    summary = {key: value for key, value in result.items() if key not in ("classes", "confusion")}
+    return summary | {"files": [str(file) for file in files]}
 
 
 class Bench:
@@ -154,27 +156,24 @@ def _find_teacher(run: RunDir, out: Reporter) -> RunDir | None:
 
 
 def _read_eval(run: RunDir) -> Result | None:
-    try:
-        known = json.loads((run.path / "analysis" / "eval.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    whole = isinstance(known, dict) and all(isinstance(known.get(key), int | float) for key in NUMBERS)
+    known = read_result(run.path / "analysis" / "eval.json")
+    whole = known is not None and all(isinstance(known.get(key), int | float) for key in NUMBERS)
     return known if whole else None
 
 
-def _write(run: RunDir, result: Result, images: Images) -> list[Path]:
-    """eval.json and the confusion files; other data or another split than test stand in their names."""
-    parts = [] if images.own else [file_word(Path(images.source.name).name)]
-    parts += [] if images.split == "test" else [images.split]
+def _write(run: RunDir, result: Result, words: list[str], out: Reporter) -> list[Path]:
+    """eval.json and the confusion files; words: what their names say of other data, or another split than test."""
     names = [entry["name"] for entry in result["classes"]]
-    run.write_json("/".join(["analysis", "-".join(["eval", *parts]) + ".json"]), _without_confusion(result))
-    stem = run.analysis / "-".join(["confusion", *parts])
-    run.write_json(f"analysis/{stem.name}.json", {"classes": names, "confusion": result["confusion"]})
-    return plot_confusion(stem, result["confusion"], names)
+    scores = {key: value for key, value in result.items() if key != "confusion"}
+    file = save_result(result_stem("eval", run, words), scores, out, how=["images", "precision"])
+    stem = result_stem("confusion", run, words)
+    counts = save_result(stem, {"classes": names, "confusion": result["confusion"]}, out)
+    return [file, counts, *plot_confusion(stem, result["confusion"], names)]
 
 
-def _without_confusion(result: Result) -> Result:
-    return {key: value for key, value in result.items() if key != "confusion"}
+def _by_name(scores: Result) -> Result:
+    """Scores that name their run without its place."""
+    return scores | {"run": Path(scores["run"]).name}
 
 
 def _table(result: Result, teacher: Result | None) -> tuple[list[str], list[list[str]]]:

@@ -8,8 +8,8 @@ from cikd_cli.analysis.mad import attention_distances, uniform_distance
 from cikd_cli.analysis.plots import Distances, plot_mad
 from cikd_cli.config import MadConfig
 from cikd_cli.console import Reporter
-from cikd_cli.files import to_json, write_atomically
 from cikd_cli.options import Request
+from cikd_cli.stages.results import image_words, network_words, result_stem, save_result
 from cikd_cli.stages.subjects import (
     Images,
     Subject,
@@ -18,7 +18,6 @@ from cikd_cli.stages.subjects import (
     normalised,
     open_images,
     open_subject,
-    result_stem,
     watched,
 )
 
@@ -26,7 +25,7 @@ from cikd_cli.stages.subjects import (
 def run(request: Request) -> dict[str, Any]:
     """Measure, write mad.json, mad.png and mad.svg, print a table; the summary for --json.
 
-    The files go into the first run named; with timm names alone, into the working directory, with the name in theirs.
+    The files go into the first run named; with timm names alone, into the working directory (see `stages/results`).
     """
     config, out, device = begin(request, MadConfig)
     home = next(filter(None, map(find_run, request.runs)), None)
@@ -52,8 +51,9 @@ def run(request: Request) -> dict[str, Any]:
         "split": images.split,
         "unit": "px",
     }
-    stem = result_stem("mad", home, request.runs[0])
-    write_atomically(stem.with_name(f"{stem.name}.json"), (to_json(summary, indent=2) + "\n").encode())
+    networks = list(zip(request.runs, subjects, strict=True))
+    stem = result_stem("mad", home, [*network_words(networks, home), *image_words(images, home)])
+    file = save_result(stem, summary, out, how=["images", "split"])
     uniform = {_uniform(subject) for subject in subjects}
     pictures = plot_mad(
         stem,
@@ -62,7 +62,7 @@ def run(request: Request) -> dict[str, Any]:
     )
     _print(out, subjects, blocks, images)
     out.fields([("pictures", "  ".join(map(str, pictures)))])
-    return summary
+    return summary | {"files": [str(path) for path in (file, *pictures)]}
 
 
 def _measure(

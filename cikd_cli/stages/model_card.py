@@ -1,24 +1,27 @@
-"""model_card.md: what a finished student is, said beside its weights by `cikd eval`."""
+"""model_card.md: what a finished student is, said beside its weights by `cikd eval`.
+
+A card is handed on with the weights, so it says nothing of the places on the machine that made it: runs and data go by
+their names, and a knob that takes free text, which may be a path, is left out.
+"""
 
 from pathlib import Path
 from typing import Any
 
 from cikd_cli import __version__
 from cikd_cli.files import write_atomically
+from cikd_cli.knobs import kinds
+from cikd_cli.recipes import SECTIONS
 from cikd_cli.render import render
 from cikd_cli.runs import RunDir
 
-PATHS = ("data", "data_root", "teacher", "from_run")
-
 
 def write_card(run: RunDir, columns: list[str], rows: list[list[str]]) -> Path:
-    """Write the card of a finished lm run with the table of its evaluation; returns its path."""
+    """Write the card of a finished lm run with the table of its evaluation, without paths; returns its path."""
     record = run.record
-    name = Path(record["data"]["name"]).name  # a folder's place on this machine is nobody's business
+    name = Path(record["data"]["name"]).name
     values: dict[str, Any] = {
         "name": run.path.name,
         "version": __version__,
-        "run": str(run.path),
         "student": record["model"],
         "data": {key: record["data"][key] for key in ("split", "fingerprint", "train", "test")} | {"name": name},
         "facts": [
@@ -30,13 +33,21 @@ def write_card(run: RunDir, columns: list[str], rows: list[list[str]]) -> Path:
         ],
         "columns": columns,
         "rows": rows,
-        "lineage": [(entry["stage"], entry["path"], entry["sha256"]) for entry in record["parents"]],
+        "lineage": [(entry["stage"], Path(entry["path"]).name, entry["sha256"]) for entry in record["parents"]],
         "how": _how(run),
-        "config": {key: value for key, value in run.config().items() if key not in PATHS},
+        "config": _settings(run),
     }
     card = run.path / "model_card.md"
     write_atomically(card, render("model_card.md.j2", values).encode())
     return card
+
+
+def _settings(run: RunDir) -> dict[str, Any]:
+    """The run's knobs, without those that take free text."""
+    knobs = SECTIONS[run.stage]
+    return {
+        key: value for key, value in run.config().items() if key in knobs.model_fields and str not in kinds(knobs, key)
+    }
 
 
 def _how(run: RunDir) -> str:

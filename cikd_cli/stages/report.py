@@ -15,7 +15,7 @@ from cikd_cli.runs import RunDir
 COLUMNS = ("", "top-1", "top-5", "of teacher", "params", "MACs", "epochs", "seconds")
 TITLES = {"teacher": "teacher", "lm": "student (ALI, then LM)", "baseline": "same student, labels only"}
 
-PICTURES = (  # (file in analysis/, title, caption)
+PICTURES = (  # (what drew it, title, caption)
     (
         "curves",
         "Learning curves",
@@ -32,7 +32,7 @@ PICTURES = (  # (file in analysis/, title, caption)
         "Similarity to the teacher",
         "Unbiased linear CKA of every layer of the student with every layer of the teacher.",
     ),
-    ("confusion", "Confusion matrix", "Rows: true classes; columns: what the student said; test images."),
+    ("eval", "Confusion matrix", "Rows: true classes; columns: what the student said; test images."),
 )
 
 
@@ -45,14 +45,22 @@ def rows(runs: Mapping[str, RunDir], evaluations: Mapping[str, dict[str, Any]]) 
     return table
 
 
-def write(runs: Mapping[str, RunDir], table: list[list[str]], argv: Sequence[str]) -> Path:
-    """report.html in the student's run, carrying its pictures; returns its path. argv: the command that made it."""
+def write(
+    runs: Mapping[str, RunDir],
+    table: list[list[str]],
+    argv: Sequence[str],
+    analyses: Mapping[str, Mapping[str, Any]],
+) -> Path:
+    """report.html in the student's run, carrying its pictures; returns its path.
+
+    argv: the command that made it.  analyses: what eval, mad and cka returned, by name; their "files" are shown.
+    """
     run = runs["lm"]
-    plot_curves(run.analysis / "curves", [history(name, made) for name, made in runs.items()])
+    curves = plot_curves(run.analysis / "curves", [history(name, made) for name, made in runs.items()])
+    drawn = {"curves": curves} | {name: summary["files"] for name, summary in analyses.items()}
     pictures = [
-        {"title": title, "src": data_uri(file), "alt": title, "caption": caption}
+        {"title": title, "src": data_uri(_picture(drawn[name])), "alt": title, "caption": caption}
         for name, title, caption in PICTURES
-        if (file := run.analysis / f"{name}.png").is_file()
     ]
     file = run.path / "report.html"
     write_atomically(file, page(runs, table, pictures, argv).encode())
@@ -66,7 +74,7 @@ def page(
     run = runs["lm"]
     data, hardware = run.record["data"], run.record["hardware"]
     values = {
-        "title": f"cikd on {data['name']}",
+        "title": f"cikd on {Path(data['name']).name}",
         "version": __version__,
         "created": str(run.record["finished"]),
         "facts": [
@@ -79,11 +87,15 @@ def page(
         "rows": table,
         "pictures": pictures,
         "runs": [
-            (TITLES.get(name, name), str(made.path), made.record["weights"]["sha256"]) for name, made in runs.items()
+            (TITLES.get(name, name), made.path.name, made.record["weights"]["sha256"]) for name, made in runs.items()
         ],
         "commands": [shlex.join(["cikd", *argv[1:]])],
     }
     return render("report.html.j2", values)
+
+
+def _picture(files: Sequence[str | Path]) -> Path:
+    return next(path for path in map(Path, files) if path.suffix == ".png")
 
 
 def history(name: str, run: RunDir) -> History:

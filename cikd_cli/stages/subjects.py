@@ -22,7 +22,6 @@ from cikd_cli.data.views import normalise
 from cikd_cli.data.workers import auto_workers
 from cikd_cli.engine.distributed import choose_hardware
 from cikd_cli.errors import CikdError
-from cikd_cli.files import file_word
 from cikd_cli.models.foreign import architecture_of, load_foreign
 from cikd_cli.models.teachers import create_teacher
 from cikd_cli.models.weights import ModelSpec, load_model, pretraining_statistics, read_spec
@@ -175,12 +174,6 @@ def watched(batches: Iterator[Batch], out: Reporter, *, total: int, text: str) -
             yield batch
             done += len(batch.images)
             bar.update(done, text)
-
-
-def result_stem(kind: str, home: RunDir | None, name: str) -> Path:
-    """Where the files of an analysis go, without extension: into the run, else into the working directory."""
-    plain = file_word(Path(name).name).removesuffix(".safetensors").removesuffix(".pth")
-    return home.analysis / kind if home else Path(f"{kind}-{plain}")
 
 
 def _source(

@@ -13,7 +13,7 @@ from cikd_cli.config import LmConfig, TrainingConfig
 from cikd_cli.data.sources import DataSource
 from cikd_cli.data.views import VERSION, view_epoch
 from cikd_cli.errors import CikdError
-from cikd_cli.files import to_json
+from cikd_cli.files import read_text, to_json
 from cikd_cli.methods.lm import warmup_weight
 from cikd_cli.models.teacher_cache import KEY_FILE, TeacherCache
 from cikd_cli.models.weights import ModelSpec
@@ -22,6 +22,7 @@ from cikd_cli.stages.job import view_law
 
 AUTO = "teacher-cache"  # beside the runs
 FORMAT = 1  # of the files
+MOST_KEY = 2**20  # bytes
 _NAMED = 3  # folders made for something else that the header names
 
 Facts = list[tuple[str, str]]
@@ -125,7 +126,7 @@ def _others(root: Path, key: dict[str, Any]) -> list[str]:
     found: list[tuple[int, str]] = []
     for path in sorted(root.glob(f"*/{KEY_FILE}")):
         try:
-            other = dict(json.loads(path.read_text(encoding="utf-8")))
+            other = dict(json.loads(read_text(path, most=MOST_KEY)))
         except (OSError, ValueError, TypeError, RecursionError):
             found.append((len(key), f"{path} cannot be read; that cache is left alone"))
             continue
