@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cikd_cli.data.images import EXTENSIONS
+from cikd_cli.data.formats import SUFFIXES
 from cikd_cli.data.paths import Paths
 from cikd_cli.data.splits import TEST_SHARE, UNLABELLED, Contents, Split, hold_out
 from cikd_cli.errors import CikdError
@@ -116,7 +116,7 @@ def _check_filled(folder: Path, classes: Sequence[str], counts: Sequence[int]) -
     if empty:
         raise CikdError(
             f"No images for class {_list(empty)} in {folder}.",
-            hint=f"add some ({', '.join(sorted(kind[1:] for kind in EXTENSIONS))}), or remove {folder / empty[0]}",
+            hint=f"add some ({', '.join(sorted(kind[1:] for kind in SUFFIXES))}), or remove {folder / empty[0]}",
         )
 
 
@@ -136,7 +136,7 @@ def _read_unlabelled(folder: Path) -> Contents:
     if not names:
         raise CikdError(
             f"{folder} holds no images.",
-            hint=f"put some there ({', '.join(sorted(kind[1:] for kind in EXTENSIONS))})",
+            hint=f"put some there ({', '.join(sorted(kind[1:] for kind in SUFFIXES))})",
         )
     train = Split(Paths(root, names), np.full(len(names), UNLABELLED, dtype=np.int64))
     return Contents(
@@ -158,7 +158,7 @@ def _images_below(folder: Path) -> list[str]:
         found += [
             before + name
             for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122
         ]
     return sorted(found, key=lambda name: name.split("/"))
 
