@@ -16,6 +16,7 @@ _BLOCK = 2**20  # bytes of metadata read at most, and of what it inflates to
 _SEGMENTS = 10_000  # of a JPEG's head that are looked at
 _CHUNKS = 1_000_000  # of a PNG that are looked at
 
+_PALETTE = range(3, 769, 3)  # PNG: lengths of PLTE
 _TRANSPARENCY = {0: range(2, 3), 2: range(6, 7), 3: range(1, 257)}  # PNG: lengths of tRNS by kind of colour
 _PROFILES = (b"Raw profile type exif", b"Raw profile type APP1")  # EXIF in PNG before it had a chunk of its own
 _EXIF_ITEM = re.compile(rb"(infe[\2\3].{3}(?:.{4}|.{6}))Exif", re.DOTALL)  # in HEIC and AVIF
@@ -25,11 +26,12 @@ _EXIF_ITEM = re.compile(rb"(infe[\2\3].{3}(?:.{4}|.{6}))Exif", re.DOTALL)  # in 
 class Container:
     """A file as Pillow gets it, and what was found beside the picture.
 
-    exif, xmp: of JPEG and PNG, blocks that may state the orientation.  depth, significant: of PNG, bits of a sample,
+    kind: as `format_of` has it.  exif, xmp: of JPEG and PNG, blocks that may state the orientation.  depth, significant: of PNG, bits of a sample,
     and how many of them it declares to be significant (0: it does not).
     """
 
     source: IO[bytes]
+    kind: str
     exif: bytes = b""
     xmp: bytes = b""
     depth: int = 8
@@ -45,8 +47,8 @@ def unwrap(file: BinaryIO, size: int) -> Container:
         return _png(file, size)
     file.seek(0)
     if kind in ("AVIF", "HEIC"):  # turned as the container says, not as its EXIF block does; decoders take it whole
-        return Container(BytesIO(_EXIF_ITEM.sub(rb"\1none", file.read())))
-    return Container(file)
+        return Container(BytesIO(_EXIF_ITEM.sub(rb"\1none", file.read())), kind)
+    return Container(file, kind)
 
 
 def _jpeg(file: BinaryIO, size: int) -> Container:
@@ -73,7 +75,7 @@ def _jpeg(file: BinaryIO, size: int) -> Container:
         if head[1] in (0xE0, 0xEE) or not (0xE0 <= head[1] <= 0xEF or head[1] == 0xFE):
             parts.append((at, length))
         at += length
-    return Container(_joined(file, [*parts, (at, size - at)], size), exif, xmp)
+    return Container(_joined(file, [*parts, (at, size - at)], size), "JPEG", exif, xmp)
 
 
 def _png(file: BinaryIO, size: int) -> Container:
@@ -82,7 +84,7 @@ def _png(file: BinaryIO, size: int) -> Container:
     header = file.read(25)
     depth, colour = (header[16], header[17]) if len(header) == 25 else (0, 0)
     parts, exif, xmp, significant = [(0, 8 + len(header))], b"", b"", 0
-    at, seen_data = 33, False
+    at, seen_data, palette = 33, False, colour != 3
     for _ in range(_CHUNKS):
         file.seek(at)
         head = file.read(8)
@@ -93,10 +95,11 @@ def _png(file: BinaryIO, size: int) -> Container:
         seen_data |= kind == b"IDAT"
         if (
             kind in (b"IDAT", b"IEND")
-            or (kind == b"PLTE" and before)
+            or (kind == b"PLTE" and before and length in _PALETTE)
             or (kind == b"tRNS" and before and length in _TRANSPARENCY.get(colour, ()))
         ):
             parts.append((at, min(12 + length, size - at)))
+            palette |= kind == b"PLTE"
         elif kind == b"sBIT" and length:
             significant = file.read(1)[0]
         elif kind == b"eXIf":
@@ -110,7 +113,9 @@ def _png(file: BinaryIO, size: int) -> Container:
         at += 12 + length
         if kind == b"IEND" or at >= size:
             break
-    return Container(_joined(file, parts, size), exif, xmp, depth, significant)
+    if not palette:
+        raise ValueError("it is a PNG image without its palette")
+    return Container(_joined(file, parts, size), "PNG", exif, xmp, depth, significant)
 
 
 def _text(kind: bytes, chunk: bytes) -> tuple[bytes, bytes]:

@@ -125,6 +125,8 @@ def what_else(head: bytes) -> str:
     if format:
         return f"it is {'an' if format == 'AVIF' else 'a'} {format} image that is damaged or of a rare kind"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(b"<?xml") and b"<svg" in text:
+        text = b"<svg"
     return next((name for start, name in _ELSE.items() if text.startswith(start)), "it is not an image")
 
 

@@ -5,19 +5,21 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from cikd_cli.data.containers import Container, unwrap
-from cikd_cli.data.formats import READ_HEIF, format_of, head, reads_heif, what_else
-from cikd_cli.data.orientation import TAG, TURNS, orientation
+from cikd_cli.data.formats import READ_HEIF, head, reads_heif, what_else
+from cikd_cli.data.orientation import TAG, orientation
 from cikd_cli.data.samples import Samples, declared, number, to_rgb
 from cikd_cli.errors import CikdError
 
 MOST_PIXELS = 2**26  # 8,192 squared. Decoded, with the copies on the way to 8-bit RGB, under 1 GB
+MOST_PIXELS_OF = {"JPEG2000": 2**25}  # its decoder takes 16 bytes a pixel, beside the image
 
 # Pillow knows more kinds, among them PostScript, for which it starts another program.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
@@ -85,17 +87,14 @@ class _Opened:
 
     file: ImageFile
     container: Container
-    turn: int
     samples: Samples
 
     def rgb(self, short_side: int = 0) -> tuple[Image.Image, str]:
         """Upright, 8 bit, and a doubt or ""; a JPEG perhaps smaller already, but no smaller than asked for."""
-        image: Image.Image = self.file
         if short_side and self.file.format == "JPEG":
-            image.draft("RGB", (2 * short_side, 2 * short_side))  # twice as large: Pillow's own gap for thumbnails
-        if self.turn in TURNS:
-            image = image.transpose(TURNS[self.turn])
-        return to_rgb(image, self.samples)
+            self.file.draft("RGB", (2 * short_side, 2 * short_side))  # twice as large: Pillow's own gap for thumbnails
+        ImageOps.exif_transpose(self.file, in_place=True)
+        return to_rgb(self.file, self.samples)
 
 
 @contextmanager
@@ -105,29 +104,46 @@ def _opened(path: Path) -> Iterator[_Opened]:
         raise ValueError("it is not a file") if path.exists() else FileNotFoundError
     with path.open("rb") as file:
         container = unwrap(file, path.stat().st_size)
-        with Image.open(container.source, formats=_formats(path)) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise Image.DecompressionBombError
-            image.getexif = Image.Exif  # type: ignore[method-assign]  # Pillow's gives up on one broken tag
-            yield _Opened(image, container, _turn(image, container), declared(image, container))
+        with Image.open(container.source, formats=_formats(container.kind)) as image:
+            most = MOST_PIXELS_OF.get(image.format or "", MOST_PIXELS)
+            if image.width * image.height > most:
+                raise ValueError(f"it has more than {most:,} pixels")
+            _state_orientation(image, container)
+            yield _Opened(image, container, declared(image, container))
 
 
-def _formats(path: Path) -> tuple[str, ...]:
-    if format_of(head(str(path))) != "HEIC":
+def _formats(kind: str) -> tuple[str, ...]:
+    if kind != "HEIC":
         return FORMATS
     if not reads_heif():
         raise ValueError(f"it is a HEIC image, for which there is an extra: {READ_HEIF}")
-    import pillow_heif
-
-    pillow_heif.register_heif_opener()
+    _register_heif()
     return ("HEIF",)
 
 
-def _turn(image: ImageFile, container: Container) -> int:
-    """The orientation, read once for all: broken metadata never stops an image. 1 where the decoder has turned it."""
+@cache
+def _register_heif() -> None:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
+
+def _state_orientation(image: ImageFile, container: Container) -> None:
+    """Put the orientation in the place of all that Pillow would read of the metadata, of which one part may be broken.
+
+    So it is read once, here, and what is checked is what is used.
+    """
+    metadata = Image.Exif()
+    metadata[TAG] = _orientation(image, container)
+    for name in ("exif", "xmp", "XML:com.adobe.xmp"):
+        image.info.pop(name, None)
+    image.getexif = lambda: metadata  # type: ignore[method-assign]
+
+
+def _orientation(image: ImageFile, container: Container) -> int:
     if image.format in ("JPEG", "PNG"):
         return orientation(container.exif, container.xmp)
-    if image.format == "HEIF":
+    if image.format == "HEIF":  # the decoder has turned it
         return 1
     exif, xmp = (block if isinstance(block := image.info.get(name), bytes) else b"" for name in ("exif", "xmp"))
     if image.format == "AVIF":  # Pillow puts into the block what the container says, which counts alone

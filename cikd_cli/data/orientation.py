@@ -3,19 +3,7 @@
 import re
 import struct
 
-from PIL import Image
-
 TAG = 0x0112  # of EXIF and TIFF
-
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 _ENTRY = 12  # bytes: tag, type, count, value
 _FORMATS = {1: "B", 3: "H", 4: "I"}  # types that hold a whole number

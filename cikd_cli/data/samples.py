@@ -46,7 +46,18 @@ def declared(image: ImageFile, container: Container) -> Samples:
     if image.format == "PPM" and image.mode == "I":
         scaled = image.tile[0].codec_name != "raw" and image.tile[0].args[-1] != _FULL  # type: ignore[index]
         return Samples(0, _FULL) if scaled else Samples()
+    if image.format == "PNG" and image.mode != "P":
+        _scale_key(image, container.depth)
     return Samples(wide=container.depth == 16, significant=container.significant)
+
+
+def _scale_key(image: ImageFile, depth: int) -> None:
+    """Give the one transparent value of a PNG the depth to which Pillow brings its samples."""
+    key = image.info.get("transparency")
+    if isinstance(key, int) and depth in (2, 4):
+        image.info["transparency"] = key * 255 // (2**depth - 1)
+    elif isinstance(key, tuple) and depth == 16:
+        image.info["transparency"] = tuple(value >> 8 for value in key)
 
 
 def to_rgb(image: Image.Image, samples: Samples) -> tuple[Image.Image, str]:
@@ -76,7 +87,8 @@ def _on_white(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
     if image.mode in ("La", "RGBa"):
         image = image.convert(image.mode.upper())
-    image = image.convert("RGBA")
+    if image.mode != "RGBA":
+        image = image.convert("RGBA")
     white = Image.new("RGB", image.size, "white")
     white.paste(image, mask=image)
     return white
