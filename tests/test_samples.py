@@ -178,6 +178,16 @@ def test_the_range_that_a_tiff_declares_is_used(tmp_path: Path, tags: tuple[int,
     assert np.array_equal(pixels(path)[..., 0], np.rint(values / 4095 * 255))
 
 
+def test_a_tiff_of_12_bits_is_read_by_them(tmp_path: Path) -> None:
+    content = saved(tmp_path / "a.tif", Image.frombytes("L", (3, 1), b"\xff\xf8\x00")).read_bytes()  # 4095 and 2048
+    for tag, before, now in ((256, 3, 2), (258, 8, 12)):
+        entries = [struct.pack(f"<HHI{kind}", tag, number, 1, before) for kind, number in (("H", 3), ("I", 4))]
+        found = next(entry for entry in entries if entry in content)
+        content = content.replace(found, found[:8] + struct.pack("<I", now)[: len(found) - 8])
+    (tmp_path / "a.tif").write_bytes(content)
+    assert pixels(tmp_path / "a.tif")[..., 0].tolist() == [[255, 128]]
+
+
 def test_the_range_that_floats_declare_is_used(tmp_path: Path) -> None:
     for number, (low, high) in enumerate([(-1.0, 1.0), (0.0, 65535.0), (-1000.0, 3000.0)]):
         values = (low + RAMP * (high - low)).astype(np.float32)

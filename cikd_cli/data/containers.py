@@ -26,8 +26,8 @@ _EXIF_ITEM = re.compile(rb"(infe[\2\3].{3}(?:.{4}|.{6}))Exif", re.DOTALL)  # in 
 class Container:
     """A file as Pillow gets it, and what was found beside the picture.
 
-    kind: as `format_of` has it.  exif, xmp: of JPEG and PNG, blocks that may state the orientation.  depth, significant: of PNG, bits of a sample,
-    and how many of them it declares to be significant (0: it does not).
+    kind: as `format_of` has it.  exif, xmp: of JPEG and PNG, blocks that may state the orientation.
+    depth, significant: of PNG, bits of a sample, and how many of them it declares to be significant (0: it does not).
     """
 
     source: IO[bytes]

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from cikd_cli.data.containers import Container, unwrap
-from cikd_cli.data.formats import READ_HEIF, head, reads_heif, what_else
+from cikd_cli.data.formats import READ_HEIF, format_of, head, reads_heif, what_else
 from cikd_cli.data.orientation import TAG, orientation
 from cikd_cli.data.samples import Samples, declared, number, to_rgb
 from cikd_cli.errors import CikdError
@@ -23,6 +23,8 @@ MOST_PIXELS_OF = {"JPEG2000": 2**25}  # its decoder takes 16 bytes a pixel, besi
 
 # Pillow knows more kinds, among them PostScript, for which it starts another program.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
+
+_OPTIONAL = {"AVIF": "avif", "WebP": "webp"}  # what Pillow may be built without: our name and its own
 
 _JPEG_END = b"\xff\xd9"
 _JPEG_TAIL = 64  # bytes in which the end marker is looked for
@@ -173,7 +175,11 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "it does not exist"
     if isinstance(error, UnidentifiedImageError):
-        return what_else(head(str(path)))
+        start = head(str(path))
+        needed = _OPTIONAL.get(format_of(start))
+        if needed and not features.check(needed):
+            return f"it is of the kind {format_of(start)}, for which the installed Pillow was not built"
+        return what_else(start)
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than {MOST_PIXELS:,} pixels"
     if isinstance(error, OSError) and error.strerror:
