@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pillow_heif
 import torch
 from PIL import Image
 
@@ -24,6 +25,8 @@ FORMATS: dict[str, dict[str, Any]] = {
     "tif": {},
     "gif": {},
     "ppm": {},
+    "jp2": {},
+    "avif": {},
 }
 
 
@@ -43,6 +46,14 @@ def make_seeds(folder: Path, cikd: Callable[[Path, list[str]], None] = in_a_proc
     picture = Image.fromarray(rng.integers(0, 256, (24, 20, 3), dtype=np.uint8))
     for kind, settings in FORMATS.items():
         picture.save(folder / "images" / f"seed.{kind}", **settings)
+    pillow_heif.from_pillow(picture).save(folder / "images" / "seed.heic")
+    marked = Image.Exif()
+    marked[0x0112], marked[0x010F] = 6, "maker"
+    for kind in ("jpg", "png", "webp", "tif"):
+        picture.convert("RGBA" if kind in ("png", "webp") else "RGB").save(
+            folder / "images" / f"exif.{kind}", exif=marked
+        )
+    (folder / "images" / "seed.pgm").write_bytes(b"P5 24 20 4095\n" + bytes(range(240)) * 4)
     picture.convert("I").save(folder / "images" / "grey.tif")
     picture.convert("P").save(folder / "images" / "palette.png", optimize=True)
     model, _ = load_model(folder / "runs/lm-001/model.safetensors")

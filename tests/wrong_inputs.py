@@ -5,6 +5,7 @@ A case is tried in a folder with photos/, tiny.toml and the finished runs teache
 """
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -125,6 +126,13 @@ def pipe() -> None:
 
 def bitmap(width: int, height: int) -> bytes:
     return b"BM" + struct.pack("<IIIIiiHHIIiiII", 58, 0, 54, 40, width, height, 1, 24, 0, 4, 0, 0, 0, 0) + bytes(4)
+
+
+def tiff(mode: str, values: bytes) -> bytes:
+    """Two pixels of more than 8 bits."""
+    file = io.BytesIO()
+    Image.frombytes(mode, (2, 1), values).save(file, "TIFF")
+    return file.getvalue()
 
 
 def run(name: str = "bad", of: str = "lm", *, file: str = "run.json", **changes: object) -> Callable[[], object]:
@@ -314,6 +322,16 @@ CASES = (
          image(bitmap(60000, 60000), "bad.bmp")),
     Case("Images", "PostScript, which is a program", f"{TEACH}set", "it is not an image",
          image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "bad.jpg")),
+    Case("Images", "a pointer of Git LFS", f"{TEACH}set", "git lfs pull",
+         image(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n")),
+    Case("Images", "a page in place of an image", f"{TEACH}set", "it is an HTML page",
+         image(b"<html>403 Forbidden</html>", "bad.jpg")),
+    Case("Images", "12 bits in a file of 16", f"{TEACH}set", "end at 4,095 of 65,535",
+         image(tiff("I;16", struct.pack("<HH", 0, 4095)), "bad.tif")),
+    Case("Images", "floats of no known range", f"{TEACH}set", "floats from -1 to 1",
+         image(tiff("F", struct.pack("<ff", -1, 1)), "bad.tif")),
+    Case("Images", "whole numbers of more than 16 bits", f"{TEACH}set", "from 0 to 70,000",
+         image(tiff("I", struct.pack("<ii", 0, 70_000)), "bad.tif")),
     Case("Images", "a pipe", f"{TEACH}set", "it is not a file", pipe),
     # ---- weights ----
     Case("Weights", "no such file", f"{TEACH}photos --teacher none.pth", "no weights file none.pth"),

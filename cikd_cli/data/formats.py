@@ -35,6 +35,19 @@ _BITMAP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # bytes; text may well beg
 _LONGEST = 8  # letters of what is taken for a suffix
 
 
+_ELSE = {
+    b"version https://git-lfs": "it is a pointer of Git LFS, not the image; fetch that with  git lfs pull",
+    b"<!doctype html": "it is an HTML page, not an image; download it again",
+    b"<html": "it is an HTML page, not an image; download it again",
+    b"<?xml": "it is XML, not an image",
+    b"<svg": "it is an SVG drawing; convert it to PNG",
+    b"%pdf": "it is a PDF document; convert its pages to PNG",
+    b"8bps": "it is a Photoshop file; convert it to PNG",
+    b"\xff\x0a": "it is a JPEG XL image; convert it to PNG",
+    b"\0\0\0\x0cjxl \r\n\x87\n": "it is a JPEG XL image; convert it to PNG",
+}
+
+
 def is_image(path: str) -> bool:
     """Whether a file is taken as an image, readable or not: by its suffix in any case, else by its first bytes.
 
@@ -102,6 +115,19 @@ def format_of(head: bytes) -> str:
     if head[4:8] == b"ftyp":
         return _format_of_brands(head)
     return "PNM" if _NETPBM.match(head) else ""
+
+
+def what_else(head: bytes) -> str:
+    """What a file is that could not be read as an image, as the end of a sentence, by its first bytes."""
+    if not head:
+        return "it is empty"
+    format = format_of(head)
+    if format:
+        return f"it is {'an' if format == 'AVIF' else 'a'} {format} image that is damaged or of a rare kind"
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(b"<?xml") and b"<svg" in text:
+        text = b"<svg"
+    return next((name for start, name in _ELSE.items() if text.startswith(start)), "it is not an image")
 
 
 def _format_of_brands(head: bytes) -> str:
