@@ -171,3 +171,15 @@ def test_the_same_images_in_another_place_are_the_same_data(tmp_path):
         stream.write(bytes(max(0, size - stream.tell())))
     (copied / "a/0.png").write_bytes(stream.getvalue())
     assert load(data).fingerprint != load(copied).fingerprint
+
+
+def test_images_that_may_come_out_dark_are_said_once(tmp_path):
+    data = folder(tmp_path / "set", "a", "b")
+    for number in range(3):
+        grey = RNG.integers(0, 2**14, (16, 16)).astype(np.uint16)
+        grey[0, 0] = 2**14 - 1
+        Image.fromarray(grey).save(data / f"a/grey-{number}.png")
+    said = [text for label, text in load(data).facts if label == "warning"]
+    assert len(said) == 1
+    assert "and 2 more images may come out dark" in said[0]
+    assert "16,383" in said[0]

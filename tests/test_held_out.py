@@ -278,7 +278,7 @@ def test_a_run_says_which_images_it_kept_and_its_descendants_keep_them(cikd, rec
     assert first["images"] == 8  # the teacher's own, though the folder has grown
     assert json.loads(cikd("eval", "runs/l", "--no-latency", "--json").stdout)["images"] == 14
     shutil.move(folder, tmp_path / "elsewhere")
-    assert "no longer in" in cikd("eval", "runs/t", code=2).output
+    assert "--data DIR says where they lie now" in cikd("eval", "runs/t", code=2).output
     moved = json.loads(cikd("eval", "runs/t", "--data", "elsewhere", "--no-latency", "--json").stdout)
     assert (moved["images"], moved["top1"]) == (8, first["top1"])
     cikd("lm", "--from", "runs/a", "--data", "elsewhere", "--recipe", recipe, "--name", "m", "--quiet")

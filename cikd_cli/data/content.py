@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from cikd_cli.data.images import probe
+from cikd_cli.data import images
 from cikd_cli.data.parallel import in_threads
 from cikd_cli.data.paths import Paths
 from cikd_cli.data.splits import Split
@@ -23,19 +23,25 @@ _BYTES = 16
 
 @dataclass(frozen=True)
 class Seen:
-    """What a look into every file of a split found: the digest of each, and why those that cannot be read cannot."""
+    """What a look into every file of a split found.
+
+    faults: why those that cannot be read cannot.  doubts: what is odd about the brightness of others.
+    """
 
     digests: Digests
     faults: dict[int, CikdError]
+    doubts: dict[int, str]
 
 
 def look(split: Split) -> Seen:
-    """Read every file whole: its digest, and whether it is an image that can be decoded (`images.probe`)."""
+    """Read every file whole: its digest, and whether it is an image that can be decoded (`images.look`)."""
     items = split.items
     assert isinstance(items, Paths)
     found = in_threads(lambda index: _look(items[index]), range(len(split)))
     digests = np.array([digest for digest, _ in found], dtype=f"S{2 * _BYTES}")
-    return Seen(digests, {index: fault for index, (_, fault) in enumerate(found) if fault})
+    faults = {index: word for index, (_, word) in enumerate(found) if isinstance(word, CikdError)}
+    doubts = {index: word for index, (_, word) in enumerate(found) if isinstance(word, str) and word}
+    return Seen(digests, faults, doubts)
 
 
 def by_name(split: Split, folder: Path) -> Digests:
@@ -54,11 +60,12 @@ def ranks(digests: Digests, *, seed: int, what: str) -> NDArray[np.uint64]:
     return np.frombuffer(made, dtype=">u8").astype(np.uint64)
 
 
-def _look(item: Path) -> tuple[str, CikdError | None]:
+def _look(item: Path) -> tuple[str, CikdError | str]:
+    """A file's digest, and its fault or doubt."""
     try:
-        probe(item)
+        doubt = images.look(item)
         with item.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_BYTES)).hexdigest(), None
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_BYTES)).hexdigest(), doubt
     except CikdError as error:
         return "", error
     except OSError as error:

@@ -1,6 +1,6 @@
 """A folder of images after every file was looked into: what lies there, which image is which, what is wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ class Looked:
     """The readable images of a folder.
 
     parts, digests: "train", and "val" and "test" where they have folders of their own.  by: what tells images apart.
-    skipped: unreadable files left out.  looked_into: files that were.
+    skipped: unreadable files left out.  looked_into: files that were.  doubts: rows about odd brightness.
     """
 
     found: Found
@@ -31,6 +31,7 @@ class Looked:
     by: str
     skipped: int
     looked_into: int
+    doubts: Facts = ()
 
     @property
     def every_digest(self) -> Digests:
@@ -48,12 +49,13 @@ def look_into(folder: Path, *, labelled: bool, skip_unreadable: bool) -> Looked:
     count = sum(map(len, found.parts.values()))
     parts: dict[str, Split] = {}
     digests: dict[str, Digests] = {}
-    checked = count
+    checked, doubts = count, []
     if count <= content.MOST:
         for name, split in found.parts.items():
             seen = content.look(split)
             kept = readable(len(split), seen.faults, skip_unreadable)
             parts[name], digests[name] = split.take(kept), seen.digests[kept]
+            doubts += [(split.items[index], doubt) for index, doubt in seen.doubts.items()]
     else:
         checked = sum(len(looked_into(split, skip_unreadable)) for split in found.parts.values())
         for name, split in found.parts.items():
@@ -70,7 +72,16 @@ def look_into(folder: Path, *, labelled: bool, skip_unreadable: bool) -> Looked:
         by="content" if count <= content.MOST else "name and size",
         skipped=count - sum(map(len, parts.values())),
         looked_into=checked,
+        doubts=_doubtful(doubts),
     )
+
+
+def _doubtful(doubts: Sequence[tuple[object, str]]) -> Facts:
+    if not doubts:
+        return ()
+    path, doubt = doubts[0]
+    several = f" and {len(doubts) - 1:,} more images" if len(doubts) > 1 else ""
+    return (("warning", f"{path}{several} may come out dark: {doubt}"),)
 
 
 def copies(looked: Looked) -> Facts:

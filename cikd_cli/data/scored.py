@@ -40,7 +40,7 @@ def scored_folder(
     looked = look_into(open_folder(data), labelled=labelled, skip_unreadable=skip_unreadable)
     held_out = memory.held[memory.sides == TEST]
     own = own or (len(held_out) > 0 and np.isin(held_out, looked.every_digest).mean() >= _SAME)
-    facts = [*looked.found.facts, *copies(looked)]
+    facts = [*looked.found.facts, *looked.doubts, *copies(looked)]
     if own and labelled and classes:
         looked, left = _of_classes(looked, classes)
         facts += left

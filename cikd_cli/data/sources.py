@@ -136,7 +136,7 @@ def _divided(
         classes=found.classes,
     )
     words = _words(looked, fraction=fraction, val=val, split_seed=split_seed)
-    facts = (*found.facts, *copies(looked), *changes(looked, memory, known, sides))
+    facts = (*found.facts, *looked.doubts, *copies(looked), *changes(looked, memory, known, sides))
     return assemble(looked, sides, labelled=labelled, split=words, facts=facts, classes=found.classes)
 
 

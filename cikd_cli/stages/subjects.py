@@ -189,11 +189,6 @@ def _source(
         source = load_source(name, data_root=root, download=False, skip_unreadable=skip, labelled=labelled, **division)
         return source, is_own
     memory = remember([run]) if run else None
-    if run and is_own and not Path(name).exists():
-        raise CikdError(
-            f"The images of {run.path} are no longer in {name}.",
-            hint="--data DIR says where they lie now; they are known by their content",
-        )
     classes = run.record["model"].get("classes", ()) if run else ()
     return scored_folder(
         name,
