@@ -205,6 +205,12 @@ def reporter(*, quiet: bool, as_json: bool) -> Reporter:
     return Reporter("rich" if sys.stdout.isatty() else "plain", sys.stdout)
 
 
+def show_waiting(text: str) -> None:
+    """What is waited for, on standard error if that is a terminal."""
+    if sys.stderr.isatty():
+        _print(clean(text), sys.stderr)
+
+
 def show_error(error: CikdError) -> None:
     """`error: ...` and `hint: ...` on standard error."""
     _print(f"error: {clean(error.message)}", sys.stderr)
