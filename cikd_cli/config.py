@@ -118,7 +118,7 @@ class FinetuneTeacherConfig(TrainingConfig):
 
     teacher: str = knob(
         "vit_base_patch16_224.dino",
-        "timm name, a .safetensors/.pth file, a run, or 'scratch' (teacher_width, ...).",
+        "timm name, weights file or a folder with one, hf-hub:OWNER/NAME, a run, or 'scratch' (teacher_width, ...).",
         panel=MODELS,
     )
     teacher_arch: str | None = knob(None, "timm architecture of a weights file that does not name one.", panel=MODELS)

@@ -12,6 +12,8 @@ from timm.models import save_for_hf
 from cikd_cli.errors import CikdError
 from cikd_cli.models.places import find_place, weights_in, whole_name
 from cikd_cli.models.pretrained import open_pretrained, own_file
+from cikd_cli.models.weights import HALF, ModelSpec, encode_model
+from cikd_cli.runs import RunDir
 
 HF_CONFIG = {
     "model_type": "vit",
@@ -184,3 +186,37 @@ def test_a_checkpoint_of_another_program_becomes_a_teacher(cikd, photos, recipe)
     assert "best.PTH; of student and teacher the teacher" in told.stdout
     assert f"{ARCHITECTURE} 6 blocks" in told.stdout
     assert "head counts cannot be read off" in cikd(*words, code=2).stderr
+
+
+def untiled(name: str) -> RunDir:
+    """A finished teacher of 40 px with patches of 16, as versions before made them."""
+    old = RunDir.open("runs/teacher")
+    model = network("vit_tiny_patch16_224", size=40)
+    spec = ModelSpec.describe(model, "vit_tiny_patch16_224", classes=("bars", "dots", "rows"), mean=HALF, std=HALF)
+    config = old.config() | {"image_size": 40, "teacher": "vit_tiny_patch16_224"}
+    record = {
+        key: old.record[key] for key in old.record if key not in ("id", "status", "started", "weights", "config_sha256")
+    }
+    run = RunDir.create("runs", "finetune-teacher", prefix="teacher", name=name, record=record, config=config)
+    run.update(model=spec.as_dict())
+    run.weights.write_bytes(encode_model(model, spec))
+    run.finish(old.record["result"])
+    return run
+
+
+@pytest.mark.parametrize("words", [("ali",), ("lm",), ("ali", "--image-size", "40")])
+def test_a_student_of_a_teacher_whose_patches_do_not_tile_is_refused_with_a_command_that_works(
+    cikd, teacher, recipe, words
+):
+    untiled("odd")
+    told = cikd(*words, "--teacher", "runs/odd", "--recipe", recipe, code=2).stderr
+    assert "runs/odd was trained at 40 px, which its patches of 16 px do not tile" in told
+    assert "hint: cikd finetune-teacher --data " in told
+    assert "--image-size 32" in told
+
+
+def test_a_teacher_whose_patches_do_not_tile_can_start_another_at_a_size_that_they_do(cikd, teacher, photos, recipe):
+    untiled("odd")
+    words = ("finetune-teacher", "--data", photos, "--recipe", recipe, "--teacher", "runs/odd", "--dry-run")
+    assert "40 is not a multiple of the patch size 16" in cikd(*words, "--image-size", 40, code=2).stderr
+    assert "patch 16" in cikd(*words, "--image-size", 32).stdout
