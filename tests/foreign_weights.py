@@ -1,14 +1,25 @@
 """A tiny ViT of timm's in the wrappers and under the names of other programs."""
 
+import json
 import re
+from pathlib import Path
 
 import timm
 import torch
+from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 ARCHITECTURE = "test_vit"  # 64 wide, 6 blocks, patches of 16 px
 SIZE = 32
+HF_CONFIG = {
+    "model_type": "vit",
+    "hidden_size": 192,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 3,
+    "intermediate_size": 768,
+    "patch_size": 16,
+}
 
 HUGGING_FACE = {  # timm's names and Hugging Face's, before version 5
     r"^cls_token": "embeddings.cls_token",
@@ -76,3 +87,12 @@ def renamed(weights: dict[str, Tensor], *rules: dict[str, str], front: str = "")
 
 def fronted(weights: dict[str, Tensor], front: str) -> dict[str, Tensor]:
     return {front + name: tensor for name, tensor in weights.items()}
+
+
+def hugging_face(folder: Path, **changes: object) -> VisionTransformer:
+    """A folder as Hugging Face's programs save a ViT-Tiny, whose network is returned."""
+    source = network("vit_tiny_patch16_224")
+    folder.mkdir(exist_ok=True)
+    save_file(renamed(source.state_dict(), HUGGING_FACE, VIT, front="vit."), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(HF_CONFIG | changes))
+    return source

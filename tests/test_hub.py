@@ -1,5 +1,6 @@
 """The hub, by a stand-in on this machine: absent in every way it can be, and with a repository."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from foreign_weights import ARCHITECTURE, SIZE, features, network
+from foreign_weights import ARCHITECTURE, SIZE, features, hugging_face, network
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 from timm.models import save_for_hf
@@ -168,7 +169,28 @@ def test_a_repository_is_fetched_once_and_then_needs_no_network(server):
     server.mood, server.asked[:] = "refuse", []
     again = open_pretrained("hf_hub:someone/small", num_classes=5, image_size=SIZE)
     assert torch.equal(features(again.model), features(source))
-    assert "/resolve/" not in "".join(server.asked)
+    assert not server.asked
+
+
+def test_a_repository_of_hugging_faces_is_fetched_with_its_normalisation(server):
+    server.folder.mkdir()
+    source = hugging_face(server.folder)
+    images = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    (server.folder / "preprocessor_config.json").write_text(json.dumps(images))
+    found = open_pretrained("hf-hub:someone/small@main", num_classes=5, image_size=SIZE)
+    assert (found.architecture, found.mean) == ("vit_tiny_patch16_224", (0.1, 0.2, 0.3))
+    assert torch.equal(features(found.model), features(source))
+    server.asked.clear()
+    assert open_pretrained("hf-hub:someone/small@main", num_classes=5, image_size=SIZE).std == (0.4, 0.5, 0.6)
+    assert not server.asked
+
+
+def test_a_long_download_waits_until_the_image_size_is_known_to_fit(server):
+    server.folder.mkdir()
+    hugging_face(server.folder)
+    with pytest.raises(CikdError, match="40 is not a multiple of the patch size 16"):
+        open_pretrained("hf-hub:someone/small", num_classes=5, image_size=40)
+    assert not any("model.safetensors" in path for path in server.asked)
 
 
 def test_timms_weights_in_the_cache_need_no_network(server, monkeypatch, tmp_path):

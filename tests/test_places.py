@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from foreign_weights import ARCHITECTURE, HUGGING_FACE, SIZE, VIT, features, network, renamed
-from safetensors.torch import save_file
+from foreign_weights import ARCHITECTURE, SIZE, features, hugging_face, network
 from timm.models import save_for_hf
 
 from cikd_cli.errors import CikdError
@@ -14,15 +13,6 @@ from cikd_cli.models.places import find_place, weights_in, whole_name
 from cikd_cli.models.pretrained import open_pretrained, own_file
 from cikd_cli.models.weights import HALF, ModelSpec, encode_model
 from cikd_cli.runs import RunDir
-
-HF_CONFIG = {
-    "model_type": "vit",
-    "hidden_size": 192,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 3,
-    "intermediate_size": 768,
-    "patch_size": 16,
-}
 
 
 @pytest.mark.parametrize(
@@ -112,14 +102,6 @@ def test_a_folder_of_a_network_that_timms_name_alone_does_not_make_is_refused(tm
     save_for_hf(network(num_heads=4), str(tmp_path), model_args={"num_heads": 4, "img_size": SIZE})
     with pytest.raises(CikdError, match=r"describes a test_vit with .*num_heads = 4, another network"):
         open_pretrained(f"local-dir:{tmp_path}", num_classes=5, image_size=SIZE)
-
-
-def hugging_face(folder: Path, **changes: object) -> torch.nn.Module:
-    source = network("vit_tiny_patch16_224")
-    folder.mkdir(exist_ok=True)
-    save_file(renamed(source.state_dict(), HUGGING_FACE, VIT, front="vit."), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(HF_CONFIG | changes))
-    return source
 
 
 @pytest.mark.parametrize("file", ["", "model.safetensors"])

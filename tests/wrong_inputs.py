@@ -323,7 +323,7 @@ CASES = (
     Case("Weights", "a distilled DeiT for a plain one", PTH, "it has a distillation token",
          vit("deit_tiny_distilled_patch16_224")),
     Case("Weights", "a shape without a name", f"{TEACH}photos --teacher weights.pth", "head counts cannot be read",
-         vit("test_vit")),
+         vit("deit_tiny_distilled_patch16_224")),
     Case("Weights", "a LoRA adapter", PTH, "holds a LoRA adapter",
          pth({"model.blocks.0.attn.qkv.lora_A.weight": torch.zeros(2)})),
     Case("Weights", "an archive of NumPy's", PTH, "an archive of NumPy arrays", archive("encoder.npy")),

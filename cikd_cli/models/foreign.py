@@ -53,6 +53,8 @@ def fit(
         raise CikdError(f"The weights in {path} do not fit a {architecture} ({error}).") from error
     check_fit(model.state_dict(), adapted, path, may_miss=(*_HEADS, "fc_norm."), trunk=_TRUNK)
     placed = {name: tensor for name, tensor in adapted.items() if name in model.state_dict()}
+    if any(name.startswith("fc_norm.") and name not in placed for name in expected):
+        notes.append("the norm after its pooling starts anew")
     left_out = dict.fromkeys(name.split(".")[0] for name in adapted if name not in placed)
     model.load_state_dict(placed, strict=False)
     return model, [*notes, *([f"left out: {', '.join(left_out)}"] if left_out else [])]

@@ -54,7 +54,8 @@ def open_pretrained(
     """
     place = find_place(name)
     ours = place.text.removeprefix("timm/")
-    if place.kind == "timm" or (place.kind == "hub" and ours != place.text and timm.is_model(ours.split(".")[0])):
+    known = place.kind == "hub" and ours != place.text and "@" not in ours and timm.is_model(ours.split(".")[0])
+    if place.kind == "timm" or known:
         return _from_timm(ours, place, num_classes, image_size)
     if place.kind == "hub":
         return _from_hub(place.text, num_classes, image_size, architecture)
@@ -108,7 +109,9 @@ def _from_hub(name: str, num_classes: int, image_size: int | None, named: str | 
     told = remedy(name, "its config.json and model.safetensors", then)
     repository = Repository(name, remedy=f"{told}; a small teacher: {teachers.SMALL} (23 MB)")
     config = repository.file(CONFIG)
-    described = read_description(config, repository.held(PREPROCESSOR)) if config is not None else None
+    described = read_description(config) if config is not None else None
+    if config is not None and described is not None and described.mean is None:
+        described = read_description(config, repository.held(PREPROCESSOR))
     architecture = named or (described.architecture if described else None)
     if image_size is not None and architecture is not None:  # before a long download
         check_patch(image_size, teachers.outline(architecture).patch_embed.patch_size[0])

@@ -10,7 +10,6 @@ from torch import Tensor
 
 # The word in timm's names for a width and a depth.
 _WORDS = {
-    (64, 6): "test",
     (192, 12): "tiny",
     (384, 12): "small",
     (384, 36): "small",
