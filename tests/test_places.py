@@ -86,12 +86,8 @@ def test_weights_in_parts_are_said(tmp_path):
 @pytest.mark.parametrize("safe", [True, False])
 def test_a_folder_that_timm_saved_is_a_teacher_with_its_normalisation(tmp_path, source, safe):
     saved = network(size=64)
-    save_for_hf(
-        saved,
-        str(tmp_path / "mine"),
-        safe_serialization=safe,
-        data_config={"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "input_size": (3, 64, 64)},
-    )
+    saved.pretrained_cfg = {**saved.pretrained_cfg, "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    save_for_hf(saved, str(tmp_path / "mine"), safe_serialization=safe)
     found = open_pretrained(f"{source}{tmp_path / 'mine'}", num_classes=5, image_size=64)
     assert (found.architecture, found.mean, found.std) == (ARCHITECTURE, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert found.model.head.out_features == 5
