@@ -133,7 +133,7 @@ class FinetuneTeacherConfig(TrainingConfig):
 
     teacher: str = knob(
         "vit_base_patch16_224.dino",
-        "timm name, a .safetensors/.pth file, a run, or 'scratch' (teacher_width, ...).",
+        "timm name, weights file or a folder with one, hf-hub:OWNER/NAME, a run, or 'scratch' (teacher_width, ...).",
         panel=MODELS,
         first=True,
     )

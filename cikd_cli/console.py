@@ -224,6 +224,12 @@ def _erase_starting() -> None:
         sys.stdout.flush()
 
 
+def show_waiting(text: str) -> None:
+    """What is waited for, on standard error if that is a terminal."""
+    if sys.stderr.isatty():
+        _print(clean(text), sys.stderr)
+
+
 def show_error(error: CikdError) -> None:
     """`error: ...` and `hint: ...` on standard error."""
     _print(f"error: {clean(error.message)}", sys.stderr)

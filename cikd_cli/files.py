@@ -42,6 +42,9 @@ class EncodingError(ValueError):
         )
 
 
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pt.tar", ".tar", ".pkl")
+
+
 def write_atomically(path: Path, content: bytes, *, keep: Path | None = None) -> None:
     """Write `content` to a temporary name beside `path`, sync it, and rename it over `path`.
 
@@ -183,6 +186,11 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
+
+
+def has_weights_suffix(name: str) -> bool:
+    """Whether a name ends as those of weights files do, in any case."""
+    return name.lower().endswith(WEIGHTS_SUFFIXES)
 
 
 def file_word(name: str) -> str:

@@ -205,11 +205,30 @@ def bomb() -> None:
         archive.writestr("weights/data.pkl", bytes(10_000_000))
 
 
+def vit(name: str) -> Callable[[], object]:
+    """A network of timm's under its own names."""
+    import timm
+
+    return lambda: torch.save(timm.create_model(name, num_classes=0, img_size=16).state_dict(), "weights.pth")
+
+
+def archive(name: str) -> Callable[[], object]:
+    """A zip archive with this file in it."""
+    import zipfile
+
+    def make() -> None:
+        with zipfile.ZipFile("weights.pth", "w") as file:
+            file.writestr(name, "x")
+
+    return make
+
+
 def taken() -> None:
     Path("file").write_text("")
 
 
 PTH = f"{TEACH}photos --teacher weights.pth --teacher-arch vit_tiny_patch16_224"
+PAIR = {name: torch.zeros(2) for name in ("patch_embed.proj.weight", "blocks.0.norm1.weight")}
 EVAL_BAD = "eval runs/bad"
 MY = "config ali --recipe my.toml"
 
@@ -346,6 +365,24 @@ CASES = (
     Case("Weights", "compressed, to fill memory", PTH, "is compressed", bomb, theirs=r"its [0-9,]+ bytes"),
     Case("Weights", "not the tensors", PTH, "tensors are missing", pth({"model": {"x": torch.zeros(2)}}),
          theirs=r"\d+ tensors"),
+    Case("Weights", "another width", PTH, "does not fit a vit_tiny_patch16_224: it has a width of 64, not 192",
+         vit("test_vit")),
+    Case("Weights", "a distilled DeiT for a plain one", PTH, "it has a distillation token",
+         vit("deit_tiny_distilled_patch16_224")),
+    Case("Weights", "a shape without a name", f"{TEACH}photos --teacher weights.pth", "head counts cannot be read",
+         vit("deit_tiny_distilled_patch16_224")),
+    Case("Weights", "a LoRA adapter", PTH, "holds a LoRA adapter",
+         pth({"model.blocks.0.attn.qkv.lora_A.weight": torch.zeros(2)})),
+    Case("Weights", "an archive of NumPy's", PTH, "an archive of NumPy arrays", archive("encoder.npy")),
+    Case("Weights", "a pointer of Git LFS", PTH, "a pointer of Git LFS",
+         text("weights.pth", "version https://git-lfs.github.com/spec/v1")),
+    Case("Weights", "two networks", PTH, "holds 2 networks, a and b",
+         pth({"a": PAIR, "b": {**PAIR, "norm.weight": torch.ones(2)}})),
+    Case("Weights", "a folder without weights", f"{TEACH}photos --teacher photos", "is not a run and holds no weights"),
+    Case("Weights", "a folder that is not there", f"{TEACH}photos --teacher local-dir:none", "There is no folder none"),
+    Case("Weights", "an address", f"{TEACH}photos --teacher https://example.org/x.pth", "is an address, not a file"),
+    Case("Weights", "patches that do not tile", f"{TEACH}photos --teacher vit_base_patch16_224.dino --image-size 40",
+         "40 is not a multiple of the patch size 16"),
     Case("Weights", "text called .safetensors", f"{TEACH}photos --teacher w.safetensors", "not a readable safetensors",
          text("w.safetensors", "no weights"), theirs=r"(?<=file \().*\)"),
     Case("Weights", "an edited description", EVAL_BAD, "description of the network",

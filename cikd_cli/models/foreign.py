@@ -1,94 +1,122 @@
 """Weights files from elsewhere: timm's, DINO's, MAE's and others', which do not say what network they are for."""
 
-import zipfile
 from pathlib import Path
-from typing import Any
 
 import timm
-import torch
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
 from cikd_cli.errors import CikdError
 from cikd_cli.models import teachers
-from cikd_cli.models.weights import check_fit, read_tensors
+from cikd_cli.models.checkpoints import Checkpoint, open_checkpoint
+from cikd_cli.models.names import norm_after_pooling, to_timm
+from cikd_cli.models.shapes import Shape, differences, kind_of, names_of
+from cikd_cli.models.weights import check_fit
+from cikd_cli.patches import check_patch
+
+_HEADS = ("head.", "head_dist.")  # made anew for the images' classes
+# What makes up a trunk: nothing of it may be without a place. Other tensors are left out, and said.
+_TRUNK = (
+    *("blocks.", "patch_embed.", "pos_embed", "cls_token", "reg_token", "dist_token", "norm", "ls"),
+    *("embeddings.", "encoder.", "layers.", "rel_pos", "rope"),
+)
 
 
 def load_foreign(path: Path, architecture: str, *, num_classes: int, image_size: int) -> VisionTransformer:
     """A timm network with the weights of a file from elsewhere.
 
-    Only the classifier may be missing. Wrapper prefixes go, position embeddings are resampled. A .pth file is read with
-    weights_only=True: code in it never runs.
+    Only the classifier may be missing. Wrappers go, names of other programs are read, position embeddings are
+    resampled. A .pth file is read with weights_only=True: code in it never runs.
     """
-    tensors = {key: value for key, value in _unwrap(_read(path)).items() if not key.startswith("head")}
+    return fit(open_checkpoint(path), path, architecture, num_classes=num_classes, image_size=image_size)[0]
+
+
+def fit(
+    checkpoint: Checkpoint, path: Path, architecture: str, *, num_classes: int, image_size: int
+) -> tuple[VisionTransformer, list[str]]:
+    """As load_foreign, and what to say about it: which of several networks it is, and what was left out.
+
+    Raises CikdError for weights of another network, naming it, and for an image size that the patches do not tile.
+    """
+    outline = teachers.outline(architecture)
+    expected = outline.state_dict()
+    check_patch(image_size, outline.patch_embed.patch_size[0])
+    tensors = {name: tensor for name, tensor in to_timm(checkpoint.tensors).items() if not name.startswith(_HEADS)}
+    notes = [checkpoint.taken] if checkpoint.taken else []
+    if norm_after_pooling(tensors, expected):
+        notes.append("mean-pooled: the norm after its pooling is taken for the class token")
+    _refuse_other_networks(tensors, expected, path, architecture, is_vit=checkpoint.is_vit)
     model = teachers.create_teacher(architecture, num_classes=num_classes, image_size=image_size)
     try:
-        adapted = checkpoint_filter_fn(tensors, model)
-    except (RuntimeError, ValueError, KeyError, AttributeError) as error:
+        adapted = checkpoint_filter_fn(tensors, model, adapt_layer_scale=True)
+    except (RuntimeError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise CikdError(f"The weights in {path} do not fit a {architecture} ({error}).") from error
-    expected = model.state_dict()
-    check_fit(expected, adapted, path, may_miss=("head.", "head_dist.", "fc_norm."))
-    model.load_state_dict({key: value for key, value in adapted.items() if key in expected}, strict=False)
-    return model
+    check_fit(model.state_dict(), adapted, path, may_miss=(*_HEADS, "fc_norm."), trunk=_TRUNK)
+    placed = {name: tensor for name, tensor in adapted.items() if name in model.state_dict()}
+    if any(name.startswith("fc_norm.") and name not in placed for name in expected):
+        notes.append("the norm after its pooling starts anew")
+    left_out = dict.fromkeys(name.split(".")[0] for name in adapted if name not in placed)
+    model.load_state_dict(placed, strict=False)
+    return model, [*notes, *([f"left out: {', '.join(left_out)}"] if left_out else [])]
 
 
-def architecture_of(path: Path, named: str | None) -> str:
-    """The timm architecture of a file: as named by the user, else the file's own name when timm knows it."""
+def architecture_of(path: Path, named: str | None, checkpoint: Checkpoint | None = None) -> str:
+    """The timm architecture of a file: as named by the user, else the file's own name when timm knows it, else as the
+    checkpoint records it.
+    """
     if named:
         return named
     base = path.stem.split(".")[0]
     if timm.is_model(base):
         return path.stem if timm.is_model_pretrained(path.stem) else base  # .mine is no tag of timm's
+    if checkpoint is not None and checkpoint.architecture:
+        return checkpoint.architecture
+    hint = "call the file by timm's name for it, such as vit_base_patch16_224.pth"
+    if checkpoint is not None:
+        tensors = to_timm(checkpoint.tensors)
+        _refuse_other_kinds(tensors, path, is_vit=checkpoint.is_vit)
+        shape = Shape.of(tensors)
+        names = names_of(shape) if shape else []
+        if shape and names:
+            hint = f"it has the shape of {' or '.join(names)} ({shape.describe()}); call it by that name if it is one"
+    hint += "; cikd finetune-teacher also takes --teacher-arch"
     raise CikdError(
-        f"{path} does not say which architecture it holds, and head counts cannot be read off the weights.",
-        hint="call the file by timm's name for it, such as vit_base_patch16_224.pth; cikd finetune-teacher also takes "
-        "--teacher-arch",
+        f"{path} does not say which architecture it holds, and head counts cannot be read off the weights.", hint=hint
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if path.suffix == ".safetensors":
-        return dict(read_tensors(path))
-    _refuse_compressed(path)
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
-    except Exception as error:  # torch, zipfile and pickle each have their own
+def _refuse_other_kinds(tensors: dict[str, Tensor], path: Path, *, is_vit: bool) -> None:
+    """Raise CikdError for a network that is known to be no plain ViT."""
+    trunk = [name for name in tensors if name.startswith(_TRUNK)] if is_vit else list(tensors)
+    kind = kind_of(trunk)
+    if kind is not None:
         raise CikdError(
-            f"{path} cannot be read as plain weights; it is damaged, or holds more than tensors.",
-            hint="save the state dict alone, as .safetensors or with torch.save(model.state_dict(), …)",
-        ) from error
-    if not isinstance(loaded, dict):
-        raise CikdError(f"{path} holds a {type(loaded).__name__}, not a dictionary of weights.")
-    return loaded
+            f"{path} does not fit: it holds {kind}; a teacher is a plain ViT.",
+            hint="merge it into its network first (PEFT: merge_and_unload), and save that"
+            if "LoRA" in kind
+            else teachers.A_TEACHER,
+        )
 
 
-def _refuse_compressed(path: Path) -> None:
-    """torch.save compresses nothing, so an archive that holds more than its file's size was made to fill memory."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return  # no archive, or one that torch refuses too
-    if size > path.stat().st_size:
-        raise CikdError(f"{path} is compressed: its {path.stat().st_size:,} bytes would become {size:,}.")
-
-
-def _unwrap(weights: dict[str, Any]) -> dict[str, Tensor]:
-    """Take off the usual wrappers (DINO, MAE, MoCo v3, Lightning) around the state dict and its keys."""
-    weights = {key: value for key, value in weights.items() if isinstance(key, str)}
-    for wrapper in ("state_dict", "model", "teacher", "student"):
-        if isinstance(weights.get(wrapper), dict):
-            weights = {key: value for key, value in weights[wrapper].items() if isinstance(key, str)}
-    for prefix in ("module.", "model.", "backbone.", "base_encoder.", "momentum_encoder.", "encoder."):
-        if any(key.startswith(prefix) for key in weights):
-            weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-    return {key: value for key, value in weights.items() if _is_plain(value)}
-
-
-def _is_plain(value: object) -> bool:
-    """A dense tensor that takes the memory its shape says, and not a view that repeats a few numbers."""
-    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_meta:
-        return False
-    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+def _refuse_other_networks(
+    tensors: dict[str, Tensor], expected: dict[str, Tensor], path: Path, architecture: str, *, is_vit: bool
+) -> None:
+    """Raise CikdError for tensors whose shapes or names are another network's."""
+    found, wanted = Shape.of(tensors), Shape.of(expected)
+    if found == wanted and found is not None:
+        return
+    _refuse_other_kinds(tensors, path, is_vit=is_vit)
+    if found is None or wanted is None:
+        some = ", ".join(list(tensors)[:3])
+        raise CikdError(
+            f"{path} does not fit: it holds no ViT whose names we know, so that all {len(expected)} tensors are missing"
+            f"{f' (it has {some})' if some else ''}.",
+            hint="save timm's, DINO's, MAE's or Hugging Face's state dict, as .safetensors or with torch.save(…)",
+        )
+    names = names_of(found)
+    raise CikdError(
+        f"{path} does not fit a {architecture}: it has {', '.join(differences(found, wanted))}.",
+        hint=f"--teacher-arch {' or '.join(names)}"
+        if names
+        else f"timm has no plain ViT of its shape ({found.describe()})",
+    )

@@ -4,17 +4,16 @@ from difflib import get_close_matches
 
 import timm
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from cikd_cli.errors import CikdError
+from cikd_cli.models.hub import WEIGHTS, Repository, remedy
 from cikd_cli.models.vit import check_heads
 from cikd_cli.patches import check_patch
 
-TIMEOUT = 10.0  # seconds for the hub's first answer; a download by itself retries for a minute before it gives up
-HUB_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
 A_TEACHER = "--teacher vit_base_patch16_224.dino"
+SMALL = "deit_tiny_patch16_224"  # the smallest download among the plain ones
 
 
 def create_teacher(
@@ -25,7 +24,7 @@ def create_teacher(
     Position embeddings are resampled when `image_size` is not the pretraining size. Raises CikdError for an unknown
     name, an architecture without the taps that ALI needs, or weights neither in the cache nor reachable.
     """
-    check_architecture(name)
+    outline(name)
     if pretrained:
         return _fetch(name, num_classes=num_classes, image_size=image_size)
     try:
@@ -50,20 +49,25 @@ def create_scratch_teacher(
     )
 
 
-def check_architecture(name: str) -> None:
-    """Refuse a timm name that is unknown or no plain VisionTransformer, before any weights are made or fetched."""
+def outline(name: str) -> VisionTransformer:
+    """The network of a timm name without memory for its weights.
+
+    Raises CikdError for a name that is unknown, or no plain VisionTransformer's.
+    """
     base = name.split(".")[0]
     if not timm.is_model(base):
         near = get_close_matches(base, timm.list_models(), n=1, cutoff=0.0)
         raise CikdError(f"timm has no model named {name}.", hint=f"for example  --teacher {near[0]}")
     try:
-        timm.get_pretrained_cfg(name)
+        config = timm.get_pretrained_cfg(name)
     except RuntimeError as error:
         tags = [tagged for tagged in timm.list_pretrained(f"{base}.*") if tagged != name]
         near = get_close_matches(name, tags, n=1, cutoff=0.0) or [base]
         raise CikdError(f"timm has no weights named {name}.", hint=f"for example  --teacher {near[0]}") from error
     with torch.device("meta"):
-        check_tappable(timm.create_model(base), name)
+        model = timm.create_model(base, num_classes=config.num_classes if config else 0)
+    check_tappable(model, name)
+    return model
 
 
 def check_tappable(model: nn.Module, name: str) -> None:
@@ -80,27 +84,34 @@ def check_tappable(model: nn.Module, name: str) -> None:
 
 
 def _fetch(name: str, *, num_classes: int, image_size: int) -> VisionTransformer:
-    config = timm.get_pretrained_cfg(name)
-    if config is None or not config.has_weights:
-        raise CikdError(
-            f"timm has no published weights for {name}.",
-            hint="--teacher FILE takes local weights; --teacher scratch trains a small teacher",
-        )
+    network, config = outline(name), timm.get_pretrained_cfg(name)
+    check_patch(image_size, network.patch_embed.patch_size[0])
+    if config is None or not config.hf_hub_id:
+        near = timm.list_pretrained(f"{name.split('.')[0]}.*") or [A_TEACHER.removeprefix("--teacher ")]
+        raise CikdError(f"timm has no published weights for {name}.", hint=f"--teacher {near[0]}, or a weights file")
+    repository = Repository(config.hf_hub_id, remedy=_without_hub(name, config.hf_hub_id, network))
+    path = repository.file(*([config.hf_hub_filename] if config.hf_hub_filename else WEIGHTS))
+    if path is None:
+        raise CikdError(f"The repository {repository.name} holds no weights for {name}.", hint=A_TEACHER)
+    overlay = {"file": str(path), "custom_load": False}
     try:
-        if config.hf_hub_id and not _cached(config.hf_hub_id):
-            HfApi().model_info(config.hf_hub_id, timeout=TIMEOUT)
-        return timm.create_model(name, pretrained=True, num_classes=num_classes, img_size=image_size)
+        return timm.create_model(
+            name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=num_classes, img_size=image_size
+        )
     except AssertionError as error:
         raise CikdError(f"timm cannot build {name} at {image_size} px: {_first_line(error)}.") from error
-    except Exception as error:  # the hub's, its HTTP client's and the file system's errors have no common base
+    except Exception as error:  # safetensors', pickle's and torch's errors have no common base
         raise CikdError(
-            f"The weights of {name} are neither in the cache nor reachable ({type(error).__name__}).",
-            hint="--teacher FILE takes local weights; --teacher scratch trains a small teacher",
+            f"The weights of {name} in {path} cannot be read ({type(error).__name__}: {_first_line(error)}).",
+            hint=f"delete {path} and let it be downloaded again",
         ) from error
 
 
-def _cached(repository: str) -> bool:
-    return any(isinstance(try_to_load_from_cache(repository, file), str) for file in HUB_FILES)
+def _without_hub(name: str, repository: str, network: VisionTransformer) -> str:
+    size = round(4e-6 * sum(parameter.numel() for parameter in network.parameters()))  # float32
+    then = f"save it as {name}.safetensors and give this file instead of the name: --teacher {name}.safetensors"
+    told = remedy(repository, f"model.safetensors (about {size:,} MB)", then)
+    return told if size <= 23 else f"{told}; a smaller teacher: {SMALL} (23 MB)"
 
 
 def _first_line(error: BaseException) -> str:

@@ -182,9 +182,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def check_fit(
-    expected: dict[str, Tensor], tensors: dict[str, Tensor], path: Path, *, may_miss: tuple[str, ...]
+    expected: dict[str, Tensor],
+    tensors: dict[str, Tensor],
+    path: Path,
+    *,
+    may_miss: tuple[str, ...],
+    trunk: tuple[str, ...] = ("blocks.",),
 ) -> None:
-    """Raise CikdError unless `tensors` are what a network expects; may_miss: prefixes of those it can do without."""
+    """Raise CikdError unless `tensors` are what a network expects.
+
+    may_miss: prefixes of those it can do without. trunk: prefixes of those that must have a place in it.
+    """
     missing = [key for key in expected if key not in tensors]
     unfit = [
         key
@@ -192,13 +200,13 @@ def check_fit(
         if key in expected and (value.shape != expected[key].shape or not value.is_floating_point())
     ]
     essential = [key for key in missing if not key.startswith(may_miss)] if may_miss else missing
-    surplus = [key for key in tensors if key.startswith("blocks.") and key not in expected]  # a deeper network, say
+    surplus = [key for key in tensors if key.startswith(trunk) and key not in expected]  # a deeper network, say
     if essential or unfit or surplus:
         wrong = (essential + unfit + surplus)[0]
         raise CikdError(
             f"{path} does not fit: {len(essential)} tensors are missing, {len(unfit)} have another shape or type and "
             f"{len(surplus)} have no place ({wrong}).",
-            hint="is it another architecture's? cikd finetune-teacher takes its name with --teacher-arch",
+            hint="copy or save the file again, whole",
         )
 
 

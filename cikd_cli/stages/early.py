@@ -9,6 +9,7 @@ from cikd_cli import elastic, numbering
 from cikd_cli.config import CurriculumConfig, FinetuneTeacherConfig, StageConfig
 from cikd_cli.data.layout import NearlyLayoutError, read_layout
 from cikd_cli.errors import CikdError
+from cikd_cli.files import has_weights_suffix
 from cikd_cli.inheritance import resolve_stage
 from cikd_cli.options import Request, Resolved, gpu_numbers
 from cikd_cli.patches import check_patch, patch_of
@@ -18,7 +19,6 @@ from cikd_cli.runs import RunDir
 from cikd_cli.stages import Stage
 
 STUDENT_PATCH = 16  # of a student without a teacher
-WEIGHTS = (".safetensors", ".pth", ".pt", ".bin")
 _HUBS = ("hf-hub:", "hf_hub:", "local-dir:", "timm/")
 
 
@@ -103,7 +103,7 @@ def _network(word: str, runs_dir: Path) -> str:
     path = Path(word)
     if word.startswith(_HUBS) or path.exists():
         return word
-    if "/" in word or "-" in word or path.suffix.lower() in WEIGHTS or nearest_run(word, [runs_dir]):
+    if "/" in word or "-" in word or has_weights_suffix(word) or nearest_run(word, [runs_dir]):
         raise no_run(word, runs_dir)
     return word
 
@@ -112,7 +112,7 @@ def _teacher(stage: Stage, word: str, run: Callable[[str], str], network: Callab
     """What --teacher names: a run, for the teacher's own stage or for cka any network, else no run and not yet one."""
     if word == "scratch" or (Path(word).is_file() and stage.command == "finetune-teacher"):
         return word
-    if Path(word).suffix.lower() in WEIGHTS and not Path(word).exists():
+    if has_weights_suffix(word) and not Path(word).exists():
         raise no_weights_file(Path(word))
     if stage.command in ("ali", "lm") and patch_of(word) is None and not Path(word).is_file():
         return run(word)

@@ -12,15 +12,16 @@ from cikd_cli.config import FinetuneTeacherConfig
 from cikd_cli.console import Reporter
 from cikd_cli.data.sources import DataSource
 from cikd_cli.engine.optim import LABEL_NO_DECAY
+from cikd_cli.files import is_file
 from cikd_cli.methods.supervised import Supervised
 from cikd_cli.models import teachers
-from cikd_cli.models.foreign import architecture_of, load_foreign
-from cikd_cli.models.weights import HALF, ModelSpec, Triple, load_model, pretraining_statistics, read_spec
+from cikd_cli.models.places import whole_name
+from cikd_cli.models.pretrained import open_pretrained, own_file
+from cikd_cli.models.weights import HALF, ModelSpec, Triple, load_model
 from cikd_cli.options import Request
 from cikd_cli.patches import check_patch
 from cikd_cli.runs import RunDir
 from cikd_cli.stages import training
-from cikd_cli.stages.early import WEIGHTS, no_weights_file
 from cikd_cli.stages.job import (
     Job,
     check_recorded_heads,
@@ -63,7 +64,7 @@ def build(config: FinetuneTeacherConfig, device: torch.device) -> Job:
     facts += data_facts(source, config)
     method = Supervised(start.model, mean=mean, std=std, smoothing=config.smoothing, linear_probe=config.linear_probe)
     return Job(
-        config=config.model_copy(update={"mean": mean, "std": std}),
+        config=config.model_copy(update={"mean": mean, "std": std, "teacher": whole_name(config.teacher)}),
         source=source,
         method=method,
         model=start.model,
@@ -95,33 +96,25 @@ def _start(config: FinetuneTeacherConfig, classes: int) -> Start:
         )
         return Start(model, "scratch", HALF, HALF, "from scratch", pretrained=False)
     path = Path(config.teacher)
-    if path.is_dir():
+    if is_file(path / "run.json"):
         parent = RunDir.open(path, stages=("finetune-teacher",))
         model, spec = _own_weights(parent.weights, config, classes)
         check_recorded_heads(parent, spec)
         return Start(model, spec.architecture, spec.mean, spec.std, f"from {parent.path}", parent=parent)
-    if path.suffix in WEIGHTS:
-        return _from_file(path, config, classes)
-    model = teachers.create_teacher(config.teacher, num_classes=classes, image_size=config.image_size, pretrained=True)
-    check_patch(config.image_size, model.patch_embed.patch_size[0])
-    return Start(model, config.teacher, *pretraining_statistics(config.teacher), "pretrained weights from timm")
-
-
-def _from_file(path: Path, config: FinetuneTeacherConfig, classes: int) -> Start:
-    if not path.is_file():
-        raise no_weights_file(path)
-    if path.suffix == ".safetensors" and read_spec(path) is not None:
-        model, spec = _own_weights(path, config, classes)
-        return Start(model, spec.architecture, spec.mean, spec.std, f"from {path}")
-    architecture = architecture_of(path, config.teacher_arch)
-    model = load_foreign(path, architecture, num_classes=classes, image_size=config.image_size)
-    return Start(model, architecture, *pretraining_statistics(architecture), f"pretrained weights {path}")
+    own = own_file(config.teacher)
+    if own is not None:
+        model, spec = _own_weights(own, config, classes)
+        return Start(model, spec.architecture, spec.mean, spec.std, f"from {own}")
+    found = open_pretrained(
+        config.teacher, num_classes=classes, image_size=config.image_size, architecture=config.teacher_arch
+    )
+    return Start(found.model, found.architecture, found.mean, found.std, found.origin)
 
 
 def _own_weights(path: Path, config: FinetuneTeacherConfig, classes: int) -> tuple[VisionTransformer, ModelSpec]:
     model, spec = load_model(path)
+    check_patch(config.image_size, spec.patch_size)
     if spec.image_size != config.image_size:
-        check_patch(config.image_size, spec.patch_size)
         model.set_input_size(img_size=config.image_size)
     model.reset_classifier(classes)
     return model, spec

@@ -108,9 +108,16 @@ def open_teacher(config: StudentConfig, source: DataSource | None) -> tuple[RunD
     run = RunDir.open(config.teacher, stages=("finetune-teacher",))
     model, spec = load_model(run.weights)
     check_recorded_heads(run, spec)
+    command = f"cikd finetune-teacher --data {config.data}"
+    if spec.image_size % spec.patch_size:
+        tiled = max(spec.image_size // spec.patch_size, 1) * spec.patch_size
+        raise CikdError(
+            f"The teacher {run.path} was trained at {spec.image_size} px, which its patches of {spec.patch_size} px do "
+            "not tile; its student would see other patches.",
+            hint=f"{command} --image-size {tiled}",
+        )
     if source is None:
         return run, model, spec
-    command = f"cikd finetune-teacher --data {config.data}"
     if spec.classes != source.classes:
         raise CikdError(
             f"The teacher {run.path} knows {spec.num_classes} classes ({_some(spec.classes)}), "

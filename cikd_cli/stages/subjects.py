@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -22,9 +21,8 @@ from cikd_cli.data.views import normalise
 from cikd_cli.data.workers import auto_workers
 from cikd_cli.engine.distributed import choose_hardware
 from cikd_cli.errors import CikdError
-from cikd_cli.models.foreign import architecture_of, load_foreign
-from cikd_cli.models.teachers import create_teacher
-from cikd_cli.models.weights import ModelSpec, load_model, pretraining_statistics, read_spec
+from cikd_cli.models.pretrained import is_pretrained_name, open_pretrained, own_file
+from cikd_cli.models.weights import ModelSpec, load_model
 from cikd_cli.options import Request
 from cikd_cli.recipes import resolve
 from cikd_cli.runs import RunDir
@@ -90,7 +88,7 @@ def find_run(name: str) -> RunDir | None:
         CikdError: neither, or an unfinished, edited or foreign run.
     """
     path = Path(name)
-    if path.is_file() or (not path.exists() and timm.is_model(name.split(".")[0])):
+    if path.is_file() or (not path.exists() and is_pretrained_name(name)):
         return None
     return RunDir.open(path, stages=STAGES_WITH_WEIGHTS)
 
@@ -106,10 +104,12 @@ def open_subject(name: str, *, image_size: int | None = None) -> Subject:
     run = find_run(name)
     if run is not None:
         return open_run(run)
-    if Path(name).is_file():
-        return _open_file(Path(name), image_size)
-    model = create_teacher(name, num_classes=0, image_size=image_size or _own_size(name), pretrained=True)
-    return Subject(name, model.eval(), _describe(model, name))
+    own = own_file(name)
+    if own is not None:
+        return Subject(own.name, *load_model(own))
+    found = open_pretrained(name, num_classes=0, image_size=image_size)
+    spec = ModelSpec.describe(found.model, found.architecture, classes=(), mean=found.mean, std=found.std)
+    return Subject(Path(name).name if Path(name).exists() else name, found.model.eval(), spec)
 
 
 def open_run(run: RunDir) -> Subject:
@@ -204,22 +204,3 @@ def _source(
 def _sample(split: Split, most: int | None) -> Split:
     """`most` images in random order: a folder is sorted by class, and its first images are of one class."""
     return split if most is None else split.take(epoch_order(0, 0, len(split))[:most])
-
-
-def _open_file(path: Path, image_size: int | None) -> Subject:
-    if path.suffix == ".safetensors" and read_spec(path) is not None:
-        model, spec = load_model(path)
-        return Subject(path.name, model, spec)
-    architecture = architecture_of(path, None)
-    model = load_foreign(path, architecture, num_classes=0, image_size=image_size or _own_size(architecture))
-    return Subject(path.name, model.eval(), _describe(model, architecture))
-
-
-def _describe(model: VisionTransformer, name: str) -> ModelSpec:
-    mean, std = pretraining_statistics(name)
-    return ModelSpec.describe(model, name, classes=(), mean=mean, std=std)
-
-
-def _own_size(name: str) -> int:
-    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    return int(config.input_size[-1]) if config else 224
