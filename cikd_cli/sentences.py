@@ -1,6 +1,7 @@
 """Trouble as sentences: what a user can act on is told with an exit code, anything else stays a traceback."""
 
 import errno
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,27 @@ def sentences() -> Iterator[None]:
         if elastic.speaks() and not sentence.shown:  # of several processes one speaks
             show_error(sentence)
         raise typer.Exit(sentence.exit_code) from None
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Around imports: a Ctrl-C ends the program, also where a library that is being loaded swallows it."""
+    came: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _as_sentence(error: BaseException) -> CikdError | None:

@@ -2,8 +2,10 @@
 
 import errno
 import json
+import signal
 import sys
 import types
+from contextlib import suppress
 
 import pytest
 from typer.testing import CliRunner
@@ -15,6 +17,7 @@ from cikd_cli.errors import CikdError
 from cikd_cli.flags import knobs_of
 from cikd_cli.options import extra, flag_name
 from cikd_cli.runs import RunDir
+from cikd_cli.sentences import loading
 from cikd_cli.stages import STAGES
 
 
@@ -198,6 +201,16 @@ def test_what_a_library_makes_of_a_ctrl_c_while_it_is_loaded_is_still_a_ctrl_c(s
     stage(failing(broken))
     result = cikd("ali")
     assert (result.exit_code, result.stderr) == (130, "Stopped before anything was made.\n")
+
+
+def test_a_ctrl_c_that_a_library_swallows_while_it_is_loaded_still_ends_the_program():
+    def load():
+        with loading(), suppress(BaseException):  # as libraries do around what they can go without
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        load()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_our_own_bug_stays_a_traceback(stage):
