@@ -20,7 +20,7 @@ from cikd_cli.inheritance import resolve_stage
 from cikd_cli.options import Request, Resolved, extra
 from cikd_cli.panels import table
 from cikd_cli.recipes import resolve
-from cikd_cli.sentences import sentences
+from cikd_cli.sentences import loading, sentences
 from cikd_cli.slurm import SlurmOptions, script
 from cikd_cli.stages import STAGES, Stage, early
 from cikd_cli.unknown import refuse_stray_words, unknown_flag
@@ -68,7 +68,9 @@ def _run_stage(stage: Stage, request: Request, stray: list[str]) -> None:
     # at once on two cores need badly (docs/benchmarks.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # processes that lose each other say so in pages of addresses
-    summary = importlib.import_module(stage.module).run(request)
+    with loading():
+        module = importlib.import_module(stage.module)
+    summary = module.run(request)
     if request.options.as_json and summary:
         show_output(to_json(summary))
 

@@ -1,24 +1,26 @@
 """Everything a person sees: the Reporter (rich, plain or silent), errors, and the JSON summary.
 
-Only this file writes to the terminal. Text may come from users (class names, paths), so nothing is read as markup and
-control characters never reach the terminal.
+Only this file writes to the terminal, through `outlet`, which outlives its reader. Text may come from users (class
+names, paths), so nothing is read as markup and control characters never reach the terminal.
 """
 
+import os
 import re
 import sys
 import time
-import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import IO, TYPE_CHECKING, Literal, TextIO, cast
 
 from cikd_cli import elastic
-from cikd_cli.errors import CikdError
+from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, CikdError
+from cikd_cli.outlet import Outlet, is_terminal
+from cikd_cli.progress import progress_line, text_width
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderResult
 
 Mode = Literal["rich", "plain", "silent"]
 
@@ -61,7 +63,7 @@ def quantity(count: float) -> str:
 def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A table as lines: two spaces between columns; columns of numbers are aligned to the right."""
     cells = [list(columns), *(list(row) for row in rows)]
-    widths = [max(_width(row[i]) for row in cells) for i in range(len(columns))]
+    widths = [max(text_width(row[i]) for row in cells) for i in range(len(columns))]
     right = [bool(rows) and all(not row[i] or row[i][0].isdigit() for row in rows) for i in range(len(columns))]
     return ["  ".join(map(_pad, row, widths, right)).rstrip() for row in cells]
 
@@ -69,12 +71,15 @@ def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 class Bar:
     """The handle a progress context gives: `update(done, text)` with `done` out of the total."""
 
-    def __init__(self, show: Callable[[int, str], None]) -> None:
+    def __init__(self, show: Callable[[int, str, Sequence[str]], None]) -> None:
         self._show = show
 
-    def update(self, done: int, text: str = "") -> None:
-        """Say that `done` units are finished; `text` is shown beside the bar."""
-        self._show(done, clean(text))
+    def update(self, done: int, text: str = "", *parts: str) -> None:
+        """Say that `done` units are finished; `text` is always shown, and of `parts`, best first, what has room.
+
+        The first part has its place beside the percent; it may be empty.
+        """
+        self._show(done, clean(text), [clean(part) for part in parts])
 
 
 class Reporter:
@@ -82,7 +87,9 @@ class Reporter:
 
     def __init__(self, mode: Mode = "plain", stream: TextIO | None = None) -> None:
         self.mode = mode
-        self.stream = sys.stdout if stream is None else stream
+        self._outlet = Outlet(sys.stdout if stream is None else stream)
+        self._missed = bool(self._outlet.lost)  # whether the log has been told that nobody reads the outlet
+        self._warned = False  # whether the user has been told that the outlet is full
         self._logs: tuple[Path, ...] = ()
         self._told: deque[str] = deque(maxlen=50)  # before there is a log: the header of a run, if there is to be one
         self._console: Console | None = None
@@ -90,7 +97,7 @@ class Reporter:
         if mode == "rich":
             from rich.console import Console as RichConsole
 
-            self._console = RichConsole(file=self.stream, highlight=False, markup=False, emoji=False)
+            self._console = RichConsole(file=cast("IO[str]", self._outlet), highlight=False, markup=False, emoji=False)
 
     def attach_log(self, *paths: Path) -> None:
         """Append to `paths` what has been said so far, and from now on everything, without colour."""
@@ -121,7 +128,7 @@ class Reporter:
 
     def fields(self, rows: Sequence[tuple[str, str]]) -> None:
         """The header block: labels in a column, values beside them."""
-        width = max((_width(label) for label, _ in rows), default=0) + 2
+        width = max((text_width(label) for label, _ in rows), default=0) + 2
         for label, value in rows:
             self.line((_pad(clean(label), width, False) + value).rstrip())
 
@@ -141,15 +148,15 @@ class Reporter:
             yield Bar(plain.update)
             plain.close()
             return
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+        from rich.live import Live
 
-        columns = (BarColumn(24), TaskProgressColumn(markup=False), TextColumn("{task.description}", markup=False))
-        with Progress(*columns, console=self._console, transient=True) as bars:
-            task = bars.add_task("", total=total)
+        line = _Line(total)
+        stderr = is_terminal(sys.stderr)  # else what libraries write there stays there
+        with Live(line, console=self._console, transient=True, redirect_stderr=stderr):
 
-            def show(done: int, text: str) -> None:
-                bars.update(task, completed=done, description=text)
-                plain.update(done, text)
+            def show(done: int, text: str, parts: Sequence[str]) -> None:
+                line.update(done, text, parts)
+                plain.update(done, text, parts)
 
             yield Bar(show)
         plain.close()
@@ -163,14 +170,38 @@ class Reporter:
         if self._console is not None:
             self._console.print(text, soft_wrap=True)
         else:
-            _print(text, self.stream)
+            self._outlet.write(text + "\n")
+        if self._outlet.full and not self._warned:
+            self._warned = True
+            self.warn(f"standard output lacks what follows: {self._outlet.lost}")
 
     def _write_log(self, text: str) -> None:
         if not self._logs:
             self._told.append(text)
+        elif self._outlet.lost and not self._missed:
+            self._missed = True
+            self._write_log(f"nobody reads the output any more ({self._outlet.lost}); the work goes on")
         for path in self._logs:
             with path.open("a", encoding="utf-8", errors="replace") as log:
                 log.write(text + "\n")
+
+
+class _Line:
+    """What is drawn again and again: the latest state, as wide as the terminal is at that moment."""
+
+    def __init__(self, total: int) -> None:
+        self._total = max(total, 1)
+        self._share, self._text, self._parts = 0.0, "", list[str]()
+
+    def update(self, done: int, text: str, parts: Sequence[str]) -> None:
+        self._share, self._text, self._parts = min(1.0, done / self._total), text, list(parts)
+
+    def __rich_console__(self, _: "Console", options: "ConsoleOptions") -> "RenderResult":
+        from rich.text import Text
+
+        width = options.max_width - 2  # so that the ^C of a Ctrl-C does not begin another line
+        line = progress_line(width, self._share, self._text, self._parts, ascii_only=options.ascii_only)
+        yield Text(line, no_wrap=True, overflow="crop")
 
 
 class _PlainProgress:
@@ -182,9 +213,10 @@ class _PlainProgress:
         self._lines = 0
         self._latest: str | None = None
 
-    def update(self, done: int, text: str) -> None:
+    def update(self, done: int, text: str, parts: Sequence[str]) -> None:
         percent = 100 * done // max(self._total, 1)
-        self._latest = f"{percent:3d}%  {done:,}/{self._total:,} {self._unit}  {text}".rstrip()
+        told = "  ".join(filter(None, (f"{done:,}/{self._total:,} {self._unit}", text, *parts)))
+        self._latest = f"{percent:3d}%  {told}"
         if time.monotonic() - self._written >= PLAIN_SECONDS:
             self._flush()
 
@@ -205,13 +237,18 @@ def reporter(*, quiet: bool, as_json: bool) -> Reporter:
         return Reporter("silent", sys.stderr)
     if as_json:
         return Reporter("plain", sys.stderr)
-    return Reporter("rich" if sys.stdout.isatty() else "plain", sys.stdout)
+    return Reporter("rich" if _draws(sys.stdout) else "plain", sys.stdout)
+
+
+def _draws(stream: TextIO | None) -> bool:
+    """Whether a line that was written can be drawn again."""
+    return is_terminal(stream) and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def show_starting() -> None:
     """A word on a terminal, so that nobody waits before a blank screen while torch loads; what follows erases it."""
     global _starting
-    if sys.stdout.isatty() and not _starting and elastic.speaks():
+    if _draws(sys.stdout) and not _starting and elastic.speaks():
         _print("starting …", sys.stdout, end="\r")
         _starting = True
 
@@ -220,41 +257,42 @@ def _erase_starting() -> None:
     global _starting
     if _starting:
         _starting = False
-        sys.stdout.write("\x1b[K")
-        sys.stdout.flush()
+        Outlet(sys.stdout).write("\x1b[K")
 
 
 def show_waiting(text: str) -> None:
     """What is waited for, on standard error if that is a terminal."""
-    if sys.stderr.isatty():
+    if is_terminal(sys.stderr):
         _print(clean(text), sys.stderr)
 
 
 def show_error(error: CikdError) -> None:
-    """`error: ...` and `hint: ...` on standard error."""
-    _print(f"error: {clean(error.message)}", sys.stderr)
+    """`error: ...` and `hint: ...` on standard error; a stop that was asked for is told without these words."""
+    stopped = error.exit_code == EXIT_INTERRUPTED
+    over = "\r" if stopped and is_terminal(sys.stderr) else ""  # the ^C that a terminal shows
+    _print(over + ("" if stopped else "error: ") + clean(error.message), sys.stderr)
     if error.hint:
-        _print(f"hint: {clean(error.hint)}", sys.stderr)
+        _print(("" if stopped else "hint: ") + clean(error.hint), sys.stderr)
 
 
 def show_output(text: str) -> None:
-    """What a script reads, on standard output: the one JSON object of --json, or the version."""
-    _print(text, sys.stdout)
+    """What a script reads, on standard output: the one JSON object of --json, or the version.
+
+    Raises CikdError when it cannot be delivered.
+    """
+    lost = _print(text, sys.stdout)
+    if lost:
+        raise CikdError(f"The result could not be written to standard output: {lost}", exit_code=EXIT_FAILED)
 
 
-def _print(text: str, stream: TextIO, end: str = "\n") -> None:
+def _print(text: str, stream: TextIO | None, end: str = "\n") -> str:
+    """One line; why it could not be written, or nothing."""
     _erase_starting()
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    stream.write(text.encode(encoding, "replace").decode(encoding) + end)
-    stream.flush()
-
-
-def _width(text: str) -> int:
-    return sum(
-        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
-    )
+    outlet = Outlet(stream)
+    outlet.write(text + end)
+    return outlet.lost
 
 
 def _pad(text: str, width: int, right: bool) -> str:
-    space = " " * (width - _width(text))
+    space = " " * (width - text_width(text))
     return space + text if right else text + space

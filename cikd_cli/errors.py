@@ -24,3 +24,8 @@ class CikdError(Exception):
         self.hint = hint
         self.exit_code = exit_code
         self.shown = shown
+
+
+def nothing_made() -> CikdError:
+    """What is told of a Ctrl-C before there was anything to keep."""
+    return CikdError("Stopped before anything was made", exit_code=EXIT_INTERRUPTED)

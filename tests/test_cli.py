@@ -4,9 +4,11 @@ import errno
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import types
+from contextlib import suppress
 
 import pytest
 from typer.testing import CliRunner
@@ -18,6 +20,7 @@ from cikd_cli.errors import CikdError
 from cikd_cli.flags import first_flags, knobs_of, settable
 from cikd_cli.options import extra, flag_name, is_first
 from cikd_cli.runs import RunDir
+from cikd_cli.sentences import loading
 from cikd_cli.stages import STAGES
 
 
@@ -233,13 +236,13 @@ class OutOfMemoryError(RuntimeError):
 @pytest.mark.parametrize(
     ("error", "code", "message", "hint"),
     [
-        (CikdError("no run", hint="cikd runs"), 2, "no run", "cikd runs"),
-        (CikdError("stopped and saved", exit_code=130), 130, "stopped and saved", None),
-        (KeyboardInterrupt(), 130, "Interrupted", None),
-        (MemoryError(), 1, "Out of memory", "--batch-size"),
-        (OutOfMemoryError("CUDA out of memory.\nmore"), 1, "Out of memory: CUDA out of memory.", "--accumulate"),
-        (OSError(errno.ENOSPC, "No space left on device", "runs/x"), 1, "No space left for runs/x", "free some space"),
-        (RuntimeError("I/O error: No space left on device (os error 28)"), 1, "No space left", "free some space"),
+        (CikdError("no run", hint="cikd runs"), 2, "error: no run", "hint: cikd runs"),
+        (CikdError("stopped", hint="go on with  x", exit_code=130), 130, "stopped.", "go on with  x"),
+        (KeyboardInterrupt(), 130, "Stopped before anything was made.", None),
+        (MemoryError(), 1, "error: Out of memory", "--batch-size"),
+        (OutOfMemoryError("CUDA out of memory.\nmore"), 1, "error: Out of memory: CUDA out of memory.", "--accumulate"),
+        (OSError(errno.ENOSPC, "No space left on device", "runs/x"), 1, "error: No space left for runs/x", "free"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), 1, "error: No space left", "free some"),
     ],
 )
 def test_trouble_in_a_stage_is_a_sentence_with_its_exit_code(stage, error, code, message, hint):
@@ -247,9 +250,27 @@ def test_trouble_in_a_stage_is_a_sentence_with_its_exit_code(stage, error, code,
     result = cikd("bench")
     assert result.exit_code == code
     lines = result.stderr.splitlines()
-    assert lines[0].startswith(f"error: {message}")
+    assert lines[0].startswith(message)
     assert len(lines) == (2 if hint else 1)
     assert hint is None or hint in lines[1]
+
+
+def test_what_a_library_makes_of_a_ctrl_c_while_it_is_loaded_is_still_a_ctrl_c(stage):
+    broken = ImportError("cannot load the C extensions")
+    broken.__context__ = KeyboardInterrupt()
+    stage(failing(broken))
+    result = cikd("ali")
+    assert (result.exit_code, result.stderr) == (130, "Stopped before anything was made.\n")
+
+
+def test_a_ctrl_c_that_a_library_swallows_while_it_is_loaded_still_ends_the_program():
+    def load():
+        with loading(), suppress(BaseException):  # as libraries do around what they can go without
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        load()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_our_own_bug_stays_a_traceback(stage):

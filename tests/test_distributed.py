@@ -125,6 +125,7 @@ def test_a_signal_to_one_process_stops_all_and_the_run_is_saved(cikd, teacher, r
     said = cikd("ali", "--teacher", teacher, "--recipe", recipe, *FOUR_THOUSAND, code=EXIT_INTERRUPTED).output
     stopper.join()
     assert "cikd ali --resume runs/ali-001" in said
+    assert said.count("runs/ali-001 stopped on SIGTERM (a time limit, a shutdown or kill) after epoch ") == 1
     assert "restart" not in said
     assert RunDir.open(run, finished=False).record["status"] == "interrupted"
     assert (run / "checkpoints/last.safetensors").exists()
@@ -151,7 +152,9 @@ def test_when_the_launcher_is_killed_its_processes_save_and_end_and_until_then_t
     while RunDir.open(run, finished=False).is_locked():
         assert time.monotonic() - killed < 25
         time.sleep(0.02)
-    assert RunDir.open(run, finished=False).record["status"] == "interrupted"
+    record = RunDir.open(run, finished=False).record
+    assert record["status"] == "interrupted"
+    assert record["message"].startswith("stopped as the process that had started it was gone after epoch ")
     assert last.with_name("previous.safetensors").exists()
     ender = end(run)
     said = cikd("ali", "--resume", run, "--gpus", "cpu", "--processes", "2", code=EXIT_INTERRUPTED).output

@@ -25,6 +25,8 @@ GROUND = {
     "numbering",
     "knobs",
     "options",
+    "outlet",
+    "progress",
     "records",
     "record_types",
     "runs",
@@ -105,6 +107,14 @@ def test_the_ground_floor_and_the_command_line_name_no_heavy_package(name):
 
 def test_importing_the_command_line_loads_no_heavy_package():
     script = f"import sys, cikd_cli.cli; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_stage_loads_matplotlib_before_it_draws():
+    modules = sorted({stage.module for stage in STAGES.values()})
+    script = f"import sys, importlib; [importlib.import_module(name) for name in {modules!r}];"
+    script += "print([name for name in sys.modules if name.partition('.')[0] == 'matplotlib'])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -1,6 +1,9 @@
 """Pictures: both formats, the same bytes each time, and names as they are."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib as mpl
@@ -114,15 +117,56 @@ def test_drawing_changes_no_global_setting(tmp_path):
 
 
 def test_drawing_never_needs_pyplot(tmp_path):
-    import subprocess
-    import sys
-
     code = (
         "import sys; from pathlib import Path; from cikd_cli.analysis.plots import *;"
         f"plot_mad(Path({str(tmp_path / 'mad')!r}), [Distances('a', [[1.0]])]);"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+STRANGE = "backend: nonsense\nfont.size: 30\nsavefig.dpi: 20\naxes.grid: True\nlines.linewidth: 9\nno such key: 1\n"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
+        {"MPLBACKEND": "nonsense"},
+        {"MPLBACKEND": "TkAgg"},
+        {"MPLCONFIGDIR": "/proc/nowhere", "HOME": "/proc/nowhere", "XDG_CACHE_HOME": "/proc/nowhere"},
+        {"MATPLOTLIBRC": "matplotlibrc"},
+    ],
+    ids=lambda environment: next(iter(environment.items()))[-1][:12],
+)
+def test_nothing_of_the_environment_changes_a_picture(tmp_path, environment):
+    (tmp_path / "matplotlibrc").write_text(STRANGE)
+    code = (
+        "import os; from pathlib import Path; from cikd_cli.analysis.plots import *;"
+        "plot_mad(Path('mad'), [Distances('a', [[1.0]])]);"
+        "print(os.environ.get('MPLBACKEND'))"
+    )
+    folder = tmp_path if "MATPLOTLIBRC" in environment else tmp_path / "elsewhere"
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=os.environ | environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{environment.get('MPLBACKEND')}\n"
+    plot_mad(tmp_path / "plain", [Distances("a", [[1.0]])])
+    for kind in ("png", "svg"):
+        assert (folder / f"mad.{kind}").read_bytes() == (tmp_path / f"plain.{kind}").read_bytes()
+
+
+def test_a_matplotlib_that_does_not_load_is_a_sentence(tmp_path):
+    (tmp_path / "matplotlibrc").write_bytes(b"font.family: \xff\n")
+    code = (
+        "from pathlib import Path; from cikd_cli.analysis.plots import *; from cikd_cli.sentences import sentences\n"
+        "with sentences(): plot_mad(Path('mad'), [Distances('a', [[1.0]])])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert "error: No picture can be drawn, as matplotlib does not load: " in done.stderr
+    assert "hint: look for a damaged matplotlibrc" in done.stderr
 
 
 def test_a_run_without_any_numbers_is_an_empty_picture(tmp_path):

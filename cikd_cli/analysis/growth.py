@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator
+from typing import TYPE_CHECKING
 
 from cikd_cli.analysis.figures import FAINT, colour, new_figure, save, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ def plot_growth(stem: Path, axes: Sequence[tuple[str, Sequence[Curve]]], *, memo
     Batch sizes are drawn on a logarithmic axis. Returns the files written.
     """
     with style():
+        from matplotlib.lines import Line2D
+
         figure = new_figure(3.6 * len(axes), 5.6)
         labels = list(dict.fromkeys(curve.label for _, curves in axes for curve in curves))
         for column, (name, curves) in enumerate(axes, start=1):
@@ -46,12 +48,14 @@ def plot_growth(stem: Path, axes: Sequence[tuple[str, Sequence[Curve]]], *, memo
         return save(figure, stem)
 
 
-def _draw(panel: Axes, places: Sequence[int], values: Sequence[float | None], ink: str) -> None:
+def _draw(panel: "Axes", places: Sequence[int], values: Sequence[float | None], ink: str) -> None:
     known = [(place, value) for place, value in zip(places, values, strict=True) if value is not None]
     panel.plot([p for p, _ in known], [v for _, v in known], "o-", color=ink, markersize=4, linewidth=1.5)
 
 
-def _mark(panel: Axes, curves: Sequence[Curve], *, logarithmic: bool) -> None:
+def _mark(panel: "Axes", curves: Sequence[Curve], *, logarithmic: bool) -> None:
+    from matplotlib.ticker import NullLocator
+
     places = sorted({place for curve in curves for place in curve.places})
     if logarithmic:
         panel.set_xscale("log", base=2)

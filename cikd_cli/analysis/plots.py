@@ -4,13 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from cikd_cli.analysis.figures import (
@@ -24,6 +20,9 @@ from cikd_cli.analysis.figures import (
     save,
     style,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ANNOTATED = 20  # classes up to which a confusion matrix has room for numbers
 LABELLED = 250  # classes up to which each gets its name
@@ -135,6 +134,9 @@ def plot_confusion(stem: Path, confusion: Sequence[Sequence[int]], classes: Sequ
     row without images stays blank.
     """
     with style():
+        from matplotlib.colors import PowerNorm
+        from matplotlib.ticker import PercentFormatter
+
         counts = np.array(confusion, dtype=float)
         sums = counts.sum(axis=1, keepdims=True)
         shares = np.divide(100 * counts, sums, out=np.full_like(counts, np.nan), where=sums > 0)
@@ -165,6 +167,9 @@ def plot_curves(stem: Path, runs: Sequence[History]) -> list[Path]:
     Returns the files written. Several accuracies of a run (test, validation) differ by line style.
     """
     with style():
+        from matplotlib.lines import Line2D
+        from matplotlib.ticker import MaxNLocator
+
         terms = list(dict.fromkeys(term for run in runs for term in run.losses))
         kinds = list(dict.fromkeys(kind for run in runs for kind in run.accuracies))
         figure, axes = grid_of_axes(max(1, len(terms) + bool(kinds)), width=4.1, height=3.2)
@@ -191,7 +196,7 @@ def plot_curves(stem: Path, runs: Sequence[History]) -> list[Path]:
         return save(figure, stem)
 
 
-def _curve(axes: Axes, series: Series, ink: str, line: str = "-") -> None:
+def _curve(axes: "Axes", series: Series, ink: str, line: str = "-") -> None:
     epochs, values = [epoch for epoch, _ in series], [value for _, value in series]
     marker = "o" if len(series) <= 25 else None
     axes.plot(epochs, values, color=ink, linestyle=line, marker=marker, markersize=3, linewidth=1.5)
@@ -206,7 +211,7 @@ def _cell_side(classes: int) -> float:
     return max(0.105, 14 / classes) if classes <= LABELLED else 26 / classes
 
 
-def _name_classes(axes: Axes, names: Sequence[str], *, font: float) -> None:
+def _name_classes(axes: "Axes", names: Sequence[str], *, font: float) -> None:
     n = len(names)
     few = n <= ANNOTATED
     every = 1 if n <= LABELLED else math.ceil(n / 100)
@@ -220,7 +225,7 @@ def _name_classes(axes: Axes, names: Sequence[str], *, font: float) -> None:
     axes.tick_params(which="minor", length=0)
 
 
-def _write_cells(axes: Axes, shares: NDArray[np.float64]) -> None:
+def _write_cells(axes: "Axes", shares: NDArray[np.float64]) -> None:
     for (row, column), share in np.ndenumerate(shares):
         if share >= 0.5:  # rounds to at least 1 %
             ink = "white" if share > 35 else INK

@@ -33,12 +33,13 @@ def auto_workers(decoded: DecodedSplit, image_size: int, *, batch_size: int, vie
 
 
 def start_worker(_: int) -> None:
-    """One thread, and signals to the whole group (Ctrl-C, a scheduler's SIGTERM) are left to the parent.
+    """One thread, and signals to the whole group (Ctrl-C, SIGHUP, a scheduler's SIGTERM) are left to the parent.
 
     It saves its work and then ends the workers, by a SIGTERM of its own if need be.
     """
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()

@@ -100,14 +100,18 @@ def load_checkpoint(
     return read_about(content).progress
 
 
-def check_checkpoints(run: RunDir) -> None:
-    """Raise CikdError if the run cannot go on from its checkpoints; nothing is written."""
-    path, _, _ = _newest(run)
+def saved_step(run: RunDir) -> int:
+    """The step that the run goes on from; 0 where there is no checkpoint.
+
+    Raises CikdError if it cannot go on from its checkpoints; nothing is written.
+    """
+    path, content, _ = _newest(run)
     if path is None and run.record["status"] == "done":
         raise CikdError(
             f"{run.path} is finished and has no checkpoint any more to train on from",
             hint=f"start a new run:  cikd {run.stage} --config {run.path / 'config.toml'} --epochs N",
         )
+    return read_about(content).progress.step if path else 0
 
 
 def _newest(run: RunDir) -> tuple[Path | None, bytes, dict[Path, str]]:

@@ -14,9 +14,10 @@ class Clock:
         self._before, self._images = seconds_before, images
         self._start = time.monotonic()
         self._steps, self._waited = 0, 0.0
+        self._warm = self._start  # when the first step was over, which compiles and fills caches
 
     def waiting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Pass batches on, timing how long each one was waited for."""
+        """Pass batches on, timing how long each one was waited for; the step under way counts."""
         iterator = iter(batches)
         while True:
             asked = time.monotonic()
@@ -24,8 +25,10 @@ class Clock:
             if batch is None:
                 return
             self._waited += time.monotonic() - asked
-            yield batch
             self._steps += 1
+            yield batch
+            if self._steps == 1:
+                self._warm = time.monotonic()
 
     @property
     def seconds(self) -> float:
@@ -36,6 +39,11 @@ class Clock:
     def rate(self) -> float:
         """Images a second in this session, over all processes."""
         return self._images * self._steps / self._session
+
+    @property
+    def pace(self) -> float | None:
+        """Seconds of a step of this session, the first one left out; none before two are done."""
+        return (time.monotonic() - self._warm) / (self._steps - 1) if self._steps > 1 else None
 
     @property
     def waited(self) -> float:

@@ -11,7 +11,7 @@ from cikd_cli.engine.checkpoint import Progress, load_checkpoint, save_checkpoin
 from cikd_cli.engine.clock import Clock, Every, SaveTimer
 from cikd_cli.engine.distributed import World
 from cikd_cli.engine.step import Training, train_step
-from cikd_cli.engine.stop import StopRequest
+from cikd_cli.engine.stop import Reason, StopRequest, reason
 from cikd_cli.engine.totals import Totals, check_weights
 from cikd_cli.errors import EXIT_FAILED, CikdError
 from cikd_cli.runs import RunDir
@@ -19,9 +19,9 @@ from cikd_cli.runs import RunDir
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call of `fit` ended."""
+    """How a call of `fit` ended; stopped: why before the end, after it had saved."""
 
-    finished: bool
+    stopped: Reason | None
     epoch: int
     seconds: float
     images_per_second: float
@@ -49,6 +49,7 @@ def fit(runs: Sequence[tuple[Training, RunDir]], world: World, reporter: Reporte
     clock = Clock(before := going[0].progress.seconds, images=first.config.batch_size)
     save_timer, bar_timer = SaveTimer(save_every), Every(0.25)
     with StopRequest() as stop, reporter.progress(steps, unit="steps") as bar:
+        bar.update(step, _epoch(first, step))
         for batch in clock.waiting(first.loader.batches(step, steps)):
             epoch = step // per_epoch
             on = replace(world, moved=lambda: None) if first.compiling else world  # compiling may take its time
@@ -70,9 +71,10 @@ def fit(runs: Sequence[tuple[Training, RunDir]], world: World, reporter: Reporte
                     _close_epoch(one, world, clock)
                 world.moved()
             if done or bar_timer.due():
-                bar.update(step, _describe(going, terms, epoch + 1, clock))
+                bar.update(step, _epoch(first, step - 1), *_describe(going, terms, clock))
             due = world.first and save_timer.due(epoch + 1 if epoch_done else None)
-            stopping, saving = world.any(stop.asked, stop.save_asked() or due)
+            *votes, saving = world.any(*stop.votes(), stop.save_asked() or due)
+            stopping = reason(votes)
             keep = epoch_done and first.config.keep_every and (epoch + 1) % first.config.keep_every == 0
             if stopping or saving or keep or done:
                 _check(going, epoch, weights=True)
@@ -80,8 +82,8 @@ def fit(runs: Sequence[tuple[Training, RunDir]], world: World, reporter: Reporte
                 for one in going:
                     _save(one, world, clock, keep_as=f"epoch-{epoch + 1:04d}" if keep else None)
             if stopping and not done:
-                return Outcome(False, step // per_epoch, clock.seconds, clock.rate)
-    return Outcome(True, first.config.epochs, clock.seconds, clock.rate)
+                return Outcome(stopping, step // per_epoch, clock.seconds, clock.rate)
+    return Outcome(None, first.config.epochs, clock.seconds, clock.rate)
 
 
 def resume_command(run: RunDir) -> str:
@@ -168,17 +170,22 @@ def _save(one: _Going, world: World, clock: Clock, *, keep_as: str | None) -> No
         )
 
 
-def _describe(going: Sequence[_Going], terms: Sequence[dict[str, Tensor]], epoch: int, clock: Clock) -> str:
-    """The progress line; reading the terms waits for a GPU, so it is made a few times a second only."""
+def _epoch(training: Training, step: int) -> str:
+    """The epoch of the step after `step`, as people count."""
+    epochs = training.config.epochs
+    epoch = min(step // training.loader.steps_per_epoch + 1, epochs)
+    return f"epoch {epoch:>{len(str(epochs))}}/{epochs}"
+
+
+def _describe(going: Sequence[_Going], terms: Sequence[dict[str, Tensor]], clock: Clock) -> list[str]:
+    """What a progress line says, best first; reading the terms waits for a GPU, so only a few times a second."""
     losses = [sum(float(term) for term in its.values()) for its in terms]
-    if len(going) == 1:
-        parts = " ".join(f"{name} {float(term):.3f}" for name, term in terms[0].items())
-        told = f"loss {losses[0]:.3f} ({parts})"
-    else:
-        told = "loss " + " ".join(f"{one.run.path.name} {loss:.3f}" for one, loss in zip(going, losses, strict=True))
-    training = going[0].training
-    left = (training.steps - going[0].progress.step) * training.config.batch_size / max(clock.rate, 1e-9)
-    return (
-        f"epoch {epoch:>3}/{training.config.epochs}  {told}  {clock.rate:,.0f} img/s  "
-        f"data wait {clock.waited:.0%}  eta {duration(left)}"
-    )
+    training, pace = going[0].training, clock.pace
+    eta = "" if pace is None else f"eta {duration((training.steps - going[0].progress.step) * pace)}"
+    speed = clock.rate if pace is None else training.config.batch_size / pace
+    waited = f"data wait {clock.waited:.0%}"
+    if len(going) > 1:
+        each = [f"{one.run.path.name} {loss:.3f}" for one, loss in zip(going, losses, strict=True)]
+        return [eta, f"loss {each[0]}", *each[1:], f"{speed:,.0f} img/s", waited]
+    its = " ".join(f"{name} {float(term):.3f}" for name, term in terms[0].items())
+    return [eta, f"loss {losses[0]:.3f}", f"{speed:,.0f} img/s", its, waited]

@@ -166,6 +166,9 @@ def _entry(worker: Callable[..., bool], hardware: Hardware, run: Path, stall: fl
             finished = worker(World(device, rank, size, moved=watch.moved), run, *args)
             dist.barrier()  # until the first one has written how far they came
         dist.destroy_process_group()
+    except KeyboardInterrupt:  # before its first step, or the second one; the parent tells it
+        ranks.tell(run, Told(rank, "Stopped", exit_code=EXIT_INTERRUPTED))
+        ranks.end_now(EXIT_INTERRUPTED)
     except Exception as error:
         ranks.write_traceback(run, rank)
         ranks.tell(run, Told.about(error, rank))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from torch.distributed.distributed_c10d import Store
 
+from cikd_cli.engine.stop import stop_as_orphan
 from cikd_cli.errors import EXIT_INTERRUPTED
 
 GRACE = 60.0  # seconds to save in once the launcher is gone
@@ -145,6 +146,6 @@ class Watch:
         return time.monotonic() - self._heard[rank] >= self._stall / 2
 
     def _end_as_orphan(self) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        stop_as_orphan()
         if not self._over.wait(GRACE):
             os._exit(EXIT_INTERRUPTED)

@@ -9,6 +9,7 @@ from typing import Any
 from cikd_cli import chain
 from cikd_cli.config import CurriculumConfig
 from cikd_cli.console import Reporter, duration, reporter
+from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
 from cikd_cli.inheritance import STUDENT_KNOBS
 from cikd_cli.lineage import all_runs
 from cikd_cli.options import Request, RunOptions
@@ -16,12 +17,21 @@ from cikd_cli.recipes import MAY_DIFFER, data_name
 from cikd_cli.runs import RunDir
 from cikd_cli.stages import STAGES, report
 from cikd_cli.stages.ahead import look_ahead
+from cikd_cli.stages.execution import curriculum_command
 
 ANALYSES = ("eval", "mad", "cka")
 
 
 def run(request: Request) -> dict[str, Any]:
     """Train what is missing, analyse the student, and end with a table; the summary for --json."""
+    try:
+        return _carry_out_all(request)
+    except KeyboardInterrupt as stop:  # between two trainings, which tell it themselves
+        go_on = f"go on with  {curriculum_command(request.argv)}"
+        raise CikdError("Stopped; what is finished is kept", hint=go_on, exit_code=EXIT_INTERRUPTED) from stop
+
+
+def _carry_out_all(request: Request) -> dict[str, Any]:
     options = request.options
     out = reporter(quiet=options.quiet, as_json=options.as_json)
     resolved = chain.resolve_curriculum(request)  # a wrong key of the last stage is told before the first one starts

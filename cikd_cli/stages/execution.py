@@ -1,5 +1,6 @@
 """Training of runs that have their folders, on one or many processes, to a result or to what stopped it."""
 
+import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 from cikd_cli.config import StageConfig
 from cikd_cli.console import Reporter, reporter
 from cikd_cli.engine import ranks
+from cikd_cli.engine.checkpoint import saved_step
 from cikd_cli.engine.distributed import Hardware, World
 from cikd_cli.engine.fit import Outcome, fit, resume_command
 from cikd_cli.engine.launch import launch
@@ -22,6 +24,8 @@ from cikd_cli.runs import RunDir
 from cikd_cli.stages import STAGES, header
 from cikd_cli.stages.job import Job
 from cikd_cli.stages.prepare import prepare
+
+AT_ONCE = "stopped at once"  # before the first step, or by a second Ctrl-C
 
 
 @dataclass(frozen=True)
@@ -57,20 +61,25 @@ def train(begun: Sequence[Begun], hardware: Hardware, options: RunOptions, out: 
             with suppress(CikdError, OSError):  # a full disk: the first error is the one to show
                 for path in paths:
                     _end_badly(path, error)
-                out.note(f"error: {error}")
-            raise
+                if not isinstance(error, KeyboardInterrupt):
+                    out.note(f"error: {error}")
+            if not isinstance(error, KeyboardInterrupt):
+                raise
     runs = [RunDir.open(path, finished=False) for path in paths]
     if any(run.record["status"] != "done" for run in runs):
         for run in runs:
             if run.record["status"] == "running":  # its processes were told to stop before they had begun
-                run.fail("interrupted", "stopped before its first step")
-        raise _interrupted(runs)
+                run.fail("interrupted", AT_ONCE)
+        stop = _interrupted(runs, begun[0].training.loader.steps_per_epoch)
+        out.note(stop.message)
+        out.note(str(stop.hint))
+        raise stop
     return header.summarise(runs, out)
 
 
 def _end_badly(path: Path, error: BaseException) -> None:
     stopped = isinstance(error, KeyboardInterrupt)
-    message = "interrupted" if stopped else str(error) or type(error).__name__
+    message = AT_ONCE if stopped else str(error) or type(error).__name__
     RunDir.open(path, finished=False).fail("interrupted" if stopped else "failed", message)
 
 
@@ -105,12 +114,13 @@ def execute(begun: Sequence[Begun], world: World, options: RunOptions, out: Repo
     outcome = fit([(one.training, one.run) for one in begun], world, out, save_every=options.save_every)
     for one in begun if world.first else ():
         run, job = one.run, one.job
-        if outcome.finished:
+        if outcome.stopped is None:
             write_atomically(run.weights, encode_model(one.training.deliverable, job.spec))
             run.finish(_result(run, job, outcome), file_sha256(run.weights))
         else:
-            run.fail("interrupted", f"stopped after epoch {outcome.epoch} of {job.config.epochs}")
-    return outcome.finished
+            when = f"after epoch {outcome.epoch} of {job.config.epochs}" if outcome.epoch else "in its first epoch"
+            run.fail("interrupted", " ".join(filter(None, ("stopped", outcome.stopped.value, when))))
+    return outcome.stopped is None
 
 
 def _connect(one: Begun, world: World, out: Reporter) -> None:
@@ -150,22 +160,25 @@ def stored_config(run_dir: RunDir, config_class: type[StageConfig]) -> Any:
     return validate(config_class, values, command=run_dir.stage)
 
 
-def _interrupted(runs: Sequence[RunDir]) -> CikdError:
-    """What stopped and saved runs say."""
-    named = ", ".join(str(run.path) for run in runs)
-    first, it, commands = runs[0], "it", f"  {resume_command(runs[0])}"
-    if len(runs) > 1:
-        it, commands = "each", "  " + "  and  ".join(resume_command(run) for run in runs)
-    if not any(first.checkpoints.glob("*.safetensors")):
-        return CikdError(
-            f"{named} stopped before anything could be saved.",
-            hint=f"begin {it} again with{commands}",
-            exit_code=EXIT_INTERRUPTED,
-        )
-    progress = first.record.get("progress") or {"epoch": 0, "epochs": first.config()["epochs"]}
-    return CikdError(
-        f"{named} stopped after epoch {progress['epoch']} of {progress['epochs']}, and "
-        f"{'is' if len(runs) == 1 else 'are'} saved.",
-        hint=f"continue {it} with{commands}",
-        exit_code=EXIT_INTERRUPTED,
-    )
+def _interrupted(runs: Sequence[RunDir], steps_per_epoch: int) -> CikdError:
+    """What stopped runs say, and how they go on."""
+    named, first = ", ".join(str(run.path) for run in runs), runs[0]
+    it = "it" if len(runs) == 1 else "each"
+    again = f"continue {it} with"
+    commands = "  and  ".join(resume_command(run) for run in runs)
+    if first.record.get("curriculum"):
+        commands += f"  or all that is left with  {curriculum_command(first.record['argv'])}"
+    said = f"{named} {first.record['message']}, and {'is' if len(runs) == 1 else 'are'} saved."
+    if first.record["message"] == AT_ONCE:
+        step, epochs = saved_step(first), first.config()["epochs"]
+        epoch = step // steps_per_epoch
+        last = f"epoch {epoch} of {epochs}" if epoch else "its first epoch"
+        said = f"{named} {AT_ONCE}; the last checkpoint is of {last}."
+        if step == 0:
+            said, again = f"{named} stopped before anything could be saved.", f"begin {it} again with"
+    return CikdError(said, hint=f"{again}  {commands}", exit_code=EXIT_INTERRUPTED)
+
+
+def curriculum_command(argv: Sequence[str]) -> str:
+    """The `cikd run` that goes on with what the command `argv` has begun."""
+    return shlex.join(["cikd", *(word for word in argv[1:] if word != "--fresh")])

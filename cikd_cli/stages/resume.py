@@ -11,7 +11,7 @@ from cikd_cli import elastic
 from cikd_cli.chain import RESUME_OPTIONS, check_resume
 from cikd_cli.config import TrainingConfig
 from cikd_cli.console import Reporter
-from cikd_cli.engine.checkpoint import check_checkpoints
+from cikd_cli.engine.checkpoint import saved_step
 from cikd_cli.engine.distributed import Hardware
 from cikd_cli.errors import EXIT_FAILED, CikdError
 from cikd_cli.knobs import validate
@@ -39,7 +39,7 @@ def resume(
     config = stored_config(run_dir, config_class)
     epochs = request.flags.get("epochs", config.epochs)
     _check_epochs(run_dir, config.epochs, epochs)
-    check_checkpoints(run_dir)
+    step = saved_step(run_dir)
     job = build(config.model_copy(update={"epochs": epochs}), hardware.device)
     (training,) = prepare([job], hardware.world, options)
     recorded = run_dir.record["data"]["fingerprint"]
@@ -51,8 +51,8 @@ def resume(
         )
     if epochs != config.epochs:
         out.line(f"epochs {config.epochs} → {epochs}: from here on the learning rate follows the longer cosine")
-    done = (run_dir.record.get("progress") or {}).get("epoch", 0)
-    tell(out, [("resume", f"{run_dir.path} after epoch {done} of {epochs}"), *job.facts])
+    done = f"after epoch {step // training.loader.steps_per_epoch} of {epochs}"
+    tell(out, [("resume", f"{run_dir.path} {done if step else 'from its beginning: nothing was saved'}"), *job.facts])
     if options.dry_run:
         return dry_run([job], [training], hardware, out)
     with run_dir.lock():
