@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from cikd_cli import elastic
 from cikd_cli.chain import check_resume, resolve_curriculum
 from cikd_cli.config import StageConfig
-from cikd_cli.console import show_output
+from cikd_cli.console import Reporter, show_output
 from cikd_cli.errors import CikdError
 from cikd_cli.files import to_json
 from cikd_cli.flags import command_function, first_flags
@@ -86,7 +86,9 @@ def _show_config(stage: Stage, request: Request, stray: list[str]) -> None:
         show_output(to_json({"stage": stage.command, "recipe": resolved.recipe, "config": shown}))
         return
     rows = [[key, _shown(value), sources[key], _about(info)] for key, (value, info) in knobs.items()]
-    show_output("\n".join(table(("knob", "value", "from", "what it is"), rows)))
+    out = Reporter("plain")
+    for line in table(("knob", "value", "from", "what it is"), rows):
+        out.line(line)
 
 
 def _show_job(stage: Stage, request: Request, stray: list[str]) -> None:

@@ -259,7 +259,7 @@ def test_what_a_library_makes_of_a_ctrl_c_while_it_is_loaded_is_still_a_ctrl_c(s
     broken = ImportError("cannot load the C extensions")
     broken.__context__ = KeyboardInterrupt()
     stage(failing(broken))
-    result = cikd("ali")
+    result = cikd("bench")
     assert (result.exit_code, result.stderr) == (130, "Stopped before anything was made.\n")
 
 

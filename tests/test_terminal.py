@@ -127,7 +127,9 @@ def test_ctrl_c_before_the_first_step_of_several_processes_is_told_once(cikd, te
 def test_ctrl_c_while_the_program_is_loaded_leaves_one_sentence(photos, tmp_path):
     words = [sys.executable, "-m", "cikd_cli", "finetune-teacher", "--data", photos, "--teacher", "scratch"]
     process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(2.5)
+    maps = Path(f"/proc/{process.pid}/maps")
+    while "/libtorch" not in maps.read_text():  # on its way, however long that takes
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     said, told = process.communicate(timeout=60)
     assert (process.returncode, told) == (EXIT_INTERRUPTED, "Stopped before anything was made.\n"), said
