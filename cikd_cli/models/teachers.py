@@ -65,6 +65,13 @@ def check_architecture(name: str) -> None:
         check_tappable(timm.create_model(base), name)
 
 
+def in_cache(name: str) -> bool:
+    """Whether the published weights of a timm name have been downloaded."""
+    check_architecture(name)
+    config = timm.get_pretrained_cfg(name)
+    return bool(config and config.hf_hub_id and _cached(config.hf_hub_id))
+
+
 def check_tappable(model: nn.Module, name: str) -> None:
     """Refuse a model whose blocks are not pre-norm attention with one qkv projection, or without a class token."""
     if not isinstance(model, VisionTransformer):
