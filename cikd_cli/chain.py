@@ -6,10 +6,11 @@ from typing import Any
 
 from cikd_cli.config import CurriculumConfig, StageConfig
 from cikd_cli.errors import CikdError
-from cikd_cli.inheritance import STUDENT_KNOBS
+from cikd_cli.inheritance import DATA_KNOBS, STUDENT_KNOBS, student_settings
 from cikd_cli.knobs import suggestion
 from cikd_cli.options import Request, Resolved, flag_name
-from cikd_cli.recipes import SECTIONS, resolve
+from cikd_cli.recipes import MAY_DIFFER, SECTIONS, data_name, resolve, typed_values
+from cikd_cli.runs import RunDir
 
 DEFAULT_DATA = "digits"  # embedded in scikit-learn: `cikd run` needs no download
 
@@ -38,7 +39,10 @@ CURRICULUM_HELP = {
     "batch_size": "Images a step, in every stage. One stage: --set lm.batch_size=64",
 }
 
-_SHARED_DATA = ("data", "fraction", "val", "split_seed", "image_size", "mean", "std")
+# What a stage hands to the next, and is therefore one value for all; the rest of it a later stage may be told again.
+_ONE_FOR_ALL = tuple(key for key in (*DATA_KNOBS, *STUDENT_KNOBS) if key not in MAY_DIFFER)
+_TOLD_AGAIN = tuple(key for key in DATA_KNOBS if key in MAY_DIFFER)
+_MADE_ON_THE_WAY = {"ali": ("teacher",), "lm": ("teacher", "from_run")}
 _RESUME_FLAGS = frozenset({"epochs"})
 RESUME_OPTIONS = frozenset(
     {
@@ -81,22 +85,44 @@ def resolve_curriculum(request: Request) -> Resolved:
     """The CurriculumConfig of `cikd run`, with sources by dotted name (`ali.epochs`), and the recipe.
 
     Raises:
-        CikdError: as `resolve`, and when the stages would see different data.
+        CikdError: as `resolve`, and when a stage contradicts what the one before it will hand down.
     """
     stages: dict[str, StageConfig] = {}
     sources: dict[str, str] = {}
-    recipe: str | None = None
+    by_data: set[str] = set()
+    handed: dict[str, Any] = {}
+    recipe = before = None
     for command, config_class in SECTIONS.items():
         share = stage_request(request, command)
-        resolved = resolve(config_class, command, share.flags, options=share.options, default_data=DEFAULT_DATA)
+        if start := _start(share):
+            before, handed = str(start.path), handed | student_settings(start)
+        resolved = resolve(
+            config_class,
+            command,
+            share.flags,
+            options=share.options,
+            inherited=handed,
+            inherited_from=before,
+            default_data=DEFAULT_DATA,
+        )
+        _refuse_other_parents(command, resolved)
         name = command.replace("-", "_")
         stages[name] = resolved.config
         sources |= {f"{name}.{key}": source for key, source in resolved.sources.items()}
-        recipe = resolved.recipe
+        by_data |= {f"{name}.{key}" for key in resolved.by_data}
+        handed |= {key: getattr(resolved.config, key) for key in (*_TOLD_AGAIN, *handed)}
+        recipe, before = resolved.recipe, command
     _refuse_differences(stages)
     baseline = request.flags.get("baseline", False)
     sources["baseline"] = "flag" if "baseline" in request.flags else "default"
-    return Resolved(CurriculumConfig.model_validate({**stages, "baseline": baseline}), sources, recipe)
+    config = CurriculumConfig.model_validate({**stages, "baseline": baseline})
+    return Resolved(config, sources, recipe, frozenset(by_data))
+
+
+def baseline_settings(config: CurriculumConfig) -> dict[str, Any]:
+    """What LM is told for the baseline: the curriculum's student, labels only, for as many epochs."""
+    student = config.ali.model_dump(include=set(STUDENT_KNOBS), exclude_none=True)
+    return {"distill": False, "epochs": config.ali.epochs + config.lm.epochs, **student}
 
 
 def check_resume(request: Request, knobs: type[StageConfig]) -> None:
@@ -126,15 +152,40 @@ def _share(texts: tuple[str, ...], command: str) -> tuple[str, ...]:
         if not dot and not any(key in config.model_fields for config in SECTIONS.values()):
             known = dict.fromkeys(name for config in SECTIONS.values() for name in config.model_fields)
             raise CikdError(f"--set {text}: no stage has a knob named {key!r}", hint=suggestion(key, known))
-        if owner == command or (not dot and key in SECTIONS[command].model_fields):
+        for_all = not dot and (key != "teacher" or command == "finetune-teacher")  # as the flag
+        if owner == command or (for_all and key in SECTIONS[command].model_fields):
             share.append(text)
     return tuple(share)
 
 
+def _start(share: Request) -> RunDir | None:
+    """The run whose student the ALI stage starts from, if one is named."""
+    if share.stage != "ali":
+        return None
+    named = typed_values(SECTIONS["ali"], "ali", share.flags, share.options).get("from_run")
+    return RunDir.open(named, stages=("ali", "lm")) if named else None
+
+
+def _refuse_other_parents(command: str, resolved: Resolved) -> None:
+    """A stage of a curriculum stands on the run of the stage before it."""
+    for key in _MADE_ON_THE_WAY.get(command, ()):
+        source = resolved.sources[key]
+        if source == "--set" or source.startswith("config "):
+            named = getattr(resolved.config, key)
+            flag = flag_name(key, type(resolved.config).model_fields[key])
+            raise CikdError(
+                f"cikd run gives its {command} stage the {'teacher' if key == 'teacher' else 'ali run'} it has made, "
+                f"not {key} {named} ({source})",
+                hint=f"cikd {command} {flag} {named}, or --teacher {named} for what the teacher stage starts from"
+                if key == "teacher"
+                else f"cikd {command} {flag} {named}",
+            )
+
+
 def _refuse_differences(stages: Mapping[str, StageConfig]) -> None:
-    for key in (*_SHARED_DATA, *STUDENT_KNOBS):
+    for key in _ONE_FOR_ALL:
         values = {name: getattr(config, key) for name, config in stages.items() if key in type(config).model_fields}
-        if len(set(values.values())) > 1:
+        if len({data_name(value) if key == "data" else value for value in values.values()}) > 1:
             said = ", ".join(f"{name} {value}" for name, value in values.items())
             raise CikdError(
                 f"All stages of a curriculum share {key}, but: {said}",

@@ -16,7 +16,7 @@ from cikd_cli.console import Reporter, show_output
 from cikd_cli.errors import CikdError
 from cikd_cli.files import to_json
 from cikd_cli.flags import command_function, first_flags
-from cikd_cli.inheritance import resolve_stage
+from cikd_cli.inheritance import resolve_stage, with_known_batch
 from cikd_cli.options import Request, Resolved, extra
 from cikd_cli.panels import table
 from cikd_cli.recipes import resolve
@@ -120,7 +120,8 @@ def _resolve_with_parent(stage: Stage, request: Request) -> Resolved:
     if stage.command == "run":
         return resolve_curriculum(request)
     try:
-        return resolve_stage(stage.config, request)[0]
+        resolved, inherited = resolve_stage(stage.config, request)
+        return with_known_batch(resolved, inherited, request.options.processes or 1)
     except CikdError:
         if request.flags.get("from_run") or request.flags.get("teacher"):
             raise

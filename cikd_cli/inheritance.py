@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cikd_cli.batch_size import fitting_batch
 from cikd_cli.config import StageConfig
 from cikd_cli.errors import CikdError
 from cikd_cli.lineage import newest_run
@@ -12,7 +13,7 @@ from cikd_cli.options import Request, Resolved, RunOptions
 from cikd_cli.recipes import data_name, recipe_names, resolve, typed_values
 from cikd_cli.runs import RunDir
 
-_DATA_KNOBS = (
+DATA_KNOBS = (
     "data",
     "data_root",
     "fraction",
@@ -62,6 +63,22 @@ def resolve_stage(
     return resolved, inherited
 
 
+def with_known_batch(resolved: Resolved, inherited: Inherited, processes: int) -> Resolved:
+    """For showing: the batch that the data will choose, where a parent on the same images has counted them."""
+    counted = inherited.parent.record["data"] if inherited.parent else {}
+    if not (resolved.by_data and inherited.values.get("data") and counted.get("name") == inherited.values["data"]):
+        return resolved
+    most = resolved.config.model_dump()["batch_size"]
+    batch = fitting_batch(most, counted["train"], processes)
+    if batch == most:
+        return resolved
+    return replace(
+        resolved,
+        config=resolved.config.model_copy(update={"batch_size": batch}),
+        sources=resolved.sources | {"batch_size": f"by the data ({counted['train']:,} images)"},
+    )
+
+
 def inherit(request: Request, *, whole: bool = True) -> Inherited:
     """What the stage of a request takes from its parent; the flags are all that was typed, by flag, --set or --config.
 
@@ -86,7 +103,7 @@ def _for_ali(flags: Mapping[str, Any], runs_dir: Path, whole: bool) -> Inherited
         teacher = _find_teacher(flags.get("teacher"), flags.get("data"), runs_dir, whole)
     values = inherited_settings(teacher)
     if started is not None:
-        values |= _student_settings(started)
+        values |= student_settings(started)
     if flags.get("data") is not None and data_name(flags["data"]) != values["data"]:
         for key in ("data", "fraction", "val"):
             values.pop(key, None)
@@ -142,18 +159,18 @@ def inherited_settings(parent: RunDir) -> dict[str, Any]:
     A teacher run hands on the data and itself.
     """
     config = parent.config()
-    inherited = {key: config[key] for key in _DATA_KNOBS if key in config}
+    inherited = {key: config[key] for key in DATA_KNOBS if key in config}
     model = parent.record.get("model") or {}
     inherited |= {key: tuple(model[key]) for key in ("mean", "std") if model.get(key)}
     if parent.record.get("stage") == "finetune-teacher":
         return inherited | {"teacher": str(parent.path)}
-    inherited |= _student_settings(parent)
+    inherited |= student_settings(parent)
     if any(entry["stage"] == "finetune-teacher" for entry in parent.record.get("parents", [])):
         inherited["teacher"] = str(parent.parent("finetune-teacher").path)
     return inherited
 
 
-def _student_settings(parent: RunDir) -> dict[str, Any]:
+def student_settings(parent: RunDir) -> dict[str, Any]:
     """The knobs that describe the student of a run."""
     config = parent.config()
     return {key: config[key] for key in STUDENT_KNOBS if key in config}

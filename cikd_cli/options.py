@@ -143,11 +143,13 @@ class Resolved:
     """A complete config, where each value came from, and the recipe used.
 
     sources: field -> "default", "recipe NAME", "from RUN", "config FILE", "--set" or "flag".
+    by_data: the fields that nobody has settled and that a small set lowers.
     """
 
     config: StageConfig
     sources: dict[str, str]
     recipe: str | None
+    by_data: frozenset[str] = frozenset()
 
 
 def flag_name(name: str, field_info: FieldInfo) -> str:

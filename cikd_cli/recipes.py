@@ -1,11 +1,13 @@
 """Recipes, and precedence: default < recipe < parent run < --config < --set < flag, with the source of every value.
 
 A recipe is TOML with sections: [common], for every training stage that has the knob; [finetune-teacher]; [ali]; [lm].
+Above them `batch_follows_data = true` may stand: its batch is nobody's published one, and a small set gets a smaller.
 """
 
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ SECTIONS: dict[str, type[StageConfig]] = {
     "lm": LmConfig,
 }
 FOLDER_RECIPE = "folder"
+BATCH_FOLLOWS_DATA = "batch_follows_data"
 MOST_TOML = 2**15  # bytes; tomllib takes quadratic time over a key of many dots, here at most seconds
 
 # Where the data lie, how they are held in memory and where logits are kept does not change what a run computes.
@@ -33,10 +36,11 @@ _PATHS = frozenset({"data", "teacher", "from_run"})
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a recipe by section."""
+    """The settings of a recipe by section, and whether its batch is the largest of a set rather than every set's."""
 
     name: str
     sections: dict[str, dict[str, Any]]
+    batch_follows_data: bool = False
 
     def values(self, config_class: type[StageConfig], section: str) -> dict[str, Any]:
         """What the recipe says to a stage: [common] as far as it has the knob, then its own section."""
@@ -62,6 +66,12 @@ def load_recipe(name: str) -> Recipe:
         if name not in recipe_names():
             raise CikdError(f"There is no recipe named {name!r}", hint=suggestion(name, recipe_names()))
     sections = read_toml(path, "recipe")
+    follows = sections.pop(BATCH_FOLLOWS_DATA, False)
+    if not isinstance(follows, bool):
+        raise CikdError(
+            f"Recipe {path.name}: {BATCH_FOLLOWS_DATA} must be true or false, not {follows!r}",
+            hint=f"{BATCH_FOLLOWS_DATA} = true",
+        )
     for section, keys in sections.items():
         if section != "common" and section not in SECTIONS:
             known = ["common", *SECTIONS]
@@ -72,7 +82,7 @@ def load_recipe(name: str) -> Recipe:
                 f"Recipe {path.name}: {section!r} must be a section", hint=f"write [{section}] above its keys"
             )
         _check_section(section, keys, f"Recipe {path.name}")
-    return Recipe(name if name in recipe_names() else str(path.resolve()), sections)
+    return Recipe(name if name in recipe_names() else str(path.resolve()), sections, follows)
 
 
 def resolve(
@@ -111,7 +121,16 @@ def resolve(
         values |= layer
         sources |= dict.fromkeys(layer, source)
     _refuse_contradictions(config_class, section, fixed, typed, inherited_from or "its parent")
-    return Resolved(validate(config_class, values, command=section), sources, recipe.name if recipe else None)
+    by_data = frozenset({"batch_size"} if section in SECTIONS and _free(sources["batch_size"], recipe) else ())
+    sources |= {key: f"{sources[key]}, or fewer by the data" for key in by_data}
+    return Resolved(validate(config_class, values, command=section), sources, recipe.name if recipe else None, by_data)
+
+
+def _free(source: str, recipe: Recipe | None) -> bool:
+    """Whether a batch from `source` was named neither by a person nor by a published recipe."""
+    if source == "default":
+        return True
+    return recipe is not None and recipe.batch_follows_data and source == f"recipe {recipe.name}"
 
 
 def typed_values(
@@ -151,9 +170,13 @@ def _folders_beside(path: Path) -> list[str]:
         return []
 
 
+@cache
 def data_names() -> list[str]:
     """The data sets that have a recipe of their own name."""
-    return [name for name in recipe_names() if name != FOLDER_RECIPE and "-" not in name]
+    folder = template_root() / "recipes"
+    return [
+        name for name in recipe_names() if read_toml(folder / f"{name}.toml", "recipe")["common"].get("data") == name
+    ]
 
 
 def data_name(data: str) -> str:
@@ -207,6 +230,7 @@ def _typed_layers(
 def _file_values(config_class: type[StageConfig], section: str, path: Path) -> dict[str, Any]:
     """A run's config.toml (keys at the top), or a file with a recipe's sections."""
     content = read_toml(path, "config")
+    content.pop(BATCH_FOLLOWS_DATA, None)  # of a recipe; here it is a person who names the batch
     flat = {key: value for key, value in content.items() if not isinstance(value, dict)}
     check_keys(config_class, flat, str(path), command=section)
     sections = {key: value for key, value in content.items() if isinstance(value, dict)}

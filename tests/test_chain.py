@@ -3,10 +3,11 @@
 import pytest
 
 from cikd_cli.chain import check_resume, resolve_curriculum, stage_request
-from cikd_cli.config import AliConfig
+from cikd_cli.config import AliConfig, FinetuneTeacherConfig
 from cikd_cli.errors import CikdError
-from cikd_cli.inheritance import inherited_settings
+from cikd_cli.inheritance import DATA_KNOBS, STUDENT_KNOBS, inherited_settings
 from cikd_cli.options import Request, RunOptions
+from cikd_cli.recipes import MAY_DIFFER
 from cikd_cli.runs import RunDir
 
 
@@ -86,3 +87,82 @@ def test_resume_takes_epochs_and_hardware_and_refuses_the_rest():
             Request("ali", {"from_run": "x"}, RunOptions(resume="runs/ali-001", recipe="digits", save_every="1")),
             AliConfig,
         )
+
+
+# ---- what a later stage would refuse is refused before the first ----
+
+SHARED = sorted(set(AliConfig.model_fields) & set(FinetuneTeacherConfig.model_fields))
+OTHER = {
+    "data": "mnist",
+    "data_root": "elsewhere",
+    "download": "true",
+    "fraction": "0.5",
+    "val": "0.2",
+    "image_size": "64",
+    "skip_unreadable": "true",
+    "mean": "0.4,0.4,0.4",
+    "std": "0.4,0.4,0.4",
+    "split_seed": "3",
+    "decode_size": "8",
+    "cache_mb": "1",
+    "teacher": "runs/teacher-007",
+    "precision": "bf16",
+    "compile": "false",
+    "betas": "0.8,0.8",
+    "crop_scale": "0.9,1.0",
+    "interpolation": "bilinear",
+    "augment": "none",
+    "jitter": "0.1,0.1,0.1",
+}
+HANDED_DOWN = {*DATA_KNOBS, "teacher"} - MAY_DIFFER
+
+
+@pytest.mark.parametrize("stage", ["ali", "lm"])
+@pytest.mark.parametrize("key", SHARED)
+def test_another_value_for_a_later_stage_is_refused_exactly_where_the_stage_itself_would_refuse_it(key, stage):
+    text = f"{stage}.{key}={OTHER.get(key, '0.5' if key in ('ema', 'flip', 'layer_decay') else '2')}"
+    if key in HANDED_DOWN:
+        with pytest.raises(CikdError, match=key):
+            curriculum(set=(text,))
+    else:
+        assert curriculum(set=(text,)).sources[f"{stage}.{key}"] == "--set"
+
+
+@pytest.mark.parametrize("stage", ["ali", "lm"])
+@pytest.mark.parametrize("key", STUDENT_KNOBS)
+def test_a_student_that_differs_between_stages_is_refused(key, stage):
+    with pytest.raises(CikdError, match="share student"):
+        curriculum(set=(f"{stage}.{key}={'vit_pico' if key == 'student' else 24}",))
+
+
+def test_the_same_value_in_another_spelling_is_no_difference(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    assert curriculum({"data": str(tmp_path / "photos")}, set=("ali.data=./photos", "lm.decode_size=512"))
+
+
+def test_where_the_data_lie_is_handed_down_as_the_stages_will():
+    config = curriculum(set=("finetune_teacher.data_root=there", "ali.skip_unreadable=true")).config
+    assert (config.finetune_teacher.data_root, config.ali.data_root, config.lm.data_root) == ("there",) * 3
+    assert (config.ali.skip_unreadable, config.lm.skip_unreadable) == (True, True)
+
+
+def test_set_teacher_without_a_stage_is_for_the_teacher_stage_as_the_flag_is():
+    config = curriculum(set=("teacher=deit_tiny_patch16_224",)).config
+    assert config.finetune_teacher.teacher == "deit_tiny_patch16_224"
+    assert (config.ali.teacher, config.lm.teacher) == (None, None)
+
+
+@pytest.mark.parametrize("text", ["ali.teacher=runs/t", "lm.teacher=runs/t", "lm.from_run=runs/a"])
+def test_a_stage_of_a_curriculum_cannot_be_given_other_parents(text):
+    with pytest.raises(CikdError, match="it has made, not"):
+        curriculum(set=(text,))
+
+
+def test_a_config_file_for_all_stages_cannot_name_a_teacher_for_the_later_ones(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('[common]\nteacher = "scratch"\n')
+    with pytest.raises(CikdError, match="it has made, not teacher scratch"):
+        curriculum(config=str(file))
+    file.write_text('[finetune-teacher]\nteacher = "scratch"\n')
+    assert curriculum(config=str(file)).config.finetune_teacher.teacher == "scratch"

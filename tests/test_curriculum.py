@@ -1,6 +1,7 @@
 """The commands end to end on a tiny folder of images: what they print, what they write, what they hand on."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,10 +11,11 @@ import torch
 from PIL import Image
 
 from cikd_cli import chain
-from cikd_cli.config import LmConfig
+from cikd_cli.config import AliConfig, FinetuneTeacherConfig, LmConfig
+from cikd_cli.inheritance import DATA_KNOBS
 from cikd_cli.models.weights import load_model
 from cikd_cli.options import Request, RunOptions
-from cikd_cli.recipes import resolve
+from cikd_cli.recipes import MAY_DIFFER, resolve
 from cikd_cli.runs import RunDir
 from cikd_cli.stages import curriculum
 
@@ -176,6 +178,54 @@ def test_run_notices_what_is_wrong_with_a_later_stage_before_the_first_one_train
     assert "larger than the 30" in cikd(*words, "--set", "lm.batch_size=64", code=2).output
     assert "do not divide" in cikd(*words, "--set", "student_heads=3", code=2).output
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("ali.decode_size=8", "share decode_size, but: finetune_teacher 0, ali 8, lm 0"),
+        ("lm.decode_size=8", "share decode_size"),
+        ("ali.teacher=runs/other", "it has made, not teacher runs/other"),
+        ("lm.from_run=runs/other", "it has made, not from_run runs/other"),
+        ("ali.from_run=runs/none", "runs/none"),
+        ("ali.qk=false,--set,ali.vv=false", "at least one kind of relation"),
+        ("ali.pairs=1:9", "outside"),
+        ("lm.precision=fp16", "fp16"),
+        ("lm.teacher_cache=taken", "is not a folder"),
+    ],
+)
+def test_whatever_a_later_stage_would_refuse_is_refused_before_the_first(cikd, photos, recipe, text, sentence):
+    Path("taken").touch()
+    words = ("run", "--data", photos, "--recipe", recipe, "--gpus", "cpu", "--set", *text.split(",--set,", 1)[:1])
+    more = ("--set", text.split(",--set,", 1)[1]) if ",--set," in text else ()
+    assert sentence in cikd(*words, *more, code=2).output
+    assert not Path("runs").exists()
+
+
+def test_a_stage_that_would_not_skip_what_the_teacher_skips_is_refused_before_the_first(cikd, photos, recipe, tmp_path):
+    shutil.copytree(photos, "some")
+    Path("some/train/bars/bad.png").write_bytes(b"no image")
+    words = ("run", "--data", "some", "--recipe", recipe, "--set", "finetune_teacher.skip_unreadable=true")
+    assert "bad.png" in cikd(*words, "--set", "ali.skip_unreadable=false", code=2).output
+    assert not Path("runs").exists()
+    assert json.loads(cikd(*words, "--dry-run", "--json").stdout)["status"] == "dry-run"
+
+
+def test_every_other_knob_may_differ_between_the_stages_and_the_curriculum_ends(cikd, photos, recipe):
+    other = {
+        "data_root": "elsewhere", "skip_unreadable": "true", "cache_mb": "1", "epochs": "2", "batch_size": "6",
+        "lr": "1e-3", "min_lr": "1e-5", "warmup": "0.5", "weight_decay": "0.01", "betas": "0.8,0.9",
+        "layer_decay": "0.9", "accumulate": "2", "precision": "bf16", "ema": "0.5", "seed": "3", "eval_every": "2",
+        "keep_every": "1", "crop_scale": "0.9,1.0", "interpolation": "bilinear", "flip": "0", "augment": "affine",
+        "jitter": "0.1,0.1,0.1", "compile": "false", "download": "false",
+    }  # fmt: skip
+    shared = set(AliConfig.model_fields) & set(FinetuneTeacherConfig.model_fields)
+    assert set(other) == shared - ({*DATA_KNOBS, "teacher"} - MAY_DIFFER)
+    texts = [word for key, value in other.items() for word in ("--set", f"ali.{key}={value}")]
+    made = json.loads(cikd("run", "--data", photos, "--recipe", recipe, *texts, "--json").stdout)
+    config = RunDir.open(made["ali"]).config()
+    assert (config["epochs"], config["betas"], config["keep_every"]) == (2, [0.8, 0.9], 1)
+    assert RunDir.open(made["lm"]).config()["epochs"] == 3
 
 
 def test_ali_from_a_student_made_for_other_patches_is_refused(cikd, teacher, photos, recipe):

@@ -16,6 +16,7 @@ PACKAGE = Path(cikd_cli.__file__).parent
 HEAVY = ("torch", "torchvision", "timm", "sklearn", "matplotlib", "numpy", "scipy")
 GROUND = {
     "errors",
+    "batch_size",
     "config",
     "config_bench",
     "console",

@@ -20,7 +20,7 @@ NAMES = ["aircraft", "cars", "chaoyang", "cifar10", "cifar100", "cinic10", "digi
 
 def test_every_named_data_set_has_a_recipe_of_its_name():
     assert data_names() == NAMES
-    assert set(recipe_names()) == {*NAMES, "cifar100-released", "folder"}
+    assert set(recipe_names()) == {*NAMES, "cifar100-released", "folder", "laptop"}
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -28,7 +28,7 @@ def test_every_recipe_resolves_for_every_training_stage_and_names_its_data(name)
     for section, config_class in SECTIONS.items():
         resolved = resolve(config_class, section, {}, options=RunOptions(recipe=name))
         assert resolved.recipe == name
-        assert resolved.config.data == {"folder": None, "cifar100-released": "cifar100"}.get(name, name)
+        assert resolved.config.data == {"folder": None, "laptop": None, "cifar100-released": "cifar100"}.get(name, name)
 
 
 @pytest.mark.parametrize("name", recipe_names())

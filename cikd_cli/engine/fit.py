@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from cikd_cli.config import TrainingConfig
 from cikd_cli.console import Reporter, duration
 from cikd_cli.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from cikd_cli.engine.clock import Clock, Every, SaveTimer
@@ -91,6 +92,11 @@ def resume_command(run: RunDir) -> str:
     return f"cikd {run.record['stage']} --resume {run.path}"
 
 
+def evaluation_interval(config: TrainingConfig) -> int:
+    """Epochs from one evaluation to the next."""
+    return config.eval_every or max(1, config.epochs // 20)
+
+
 def _restore(training: Training, run: RunDir, world: World, reporter: Reporter) -> _Going:
     progress = load_checkpoint(
         run,
@@ -139,7 +145,7 @@ def _close_epoch(one: _Going, world: World, clock: Clock) -> None:
     training, progress, per_epoch = one.training, one.progress, one.training.loader.steps_per_epoch
     means = one.totals.close(per_epoch)
     epochs, epoch = training.config.epochs, progress.step // per_epoch
-    every = training.config.eval_every or max(1, epochs // 20)
+    every = evaluation_interval(training.config)
     scores: dict[str, float] = {}
     if training.evaluate and (epoch % every == 0 or epoch == epochs):
         scores = training.evaluate(training.deliverable)

@@ -95,6 +95,12 @@ class Repository:
         )
 
 
+def in_hub_cache(repository: str, file: str | None = None) -> bool:
+    """Whether a repository's weights are on this machine: `file`, or one under a usual name."""
+    names = [file] if file else WEIGHTS
+    return any(isinstance(try_to_load_from_cache(repository, name), str) for name in names)
+
+
 def remedy(repository: str, files: str, then: str) -> str:
     """The hint of who has no hub: fetch `files` of a repository elsewhere, and `then`, or fill the cache."""
     name = repository.partition("@")[0]

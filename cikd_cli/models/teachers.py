@@ -8,7 +8,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from cikd_cli.errors import CikdError
-from cikd_cli.models.hub import WEIGHTS, Repository, remedy
+from cikd_cli.models.hub import WEIGHTS, Repository, in_hub_cache, remedy
 from cikd_cli.models.vit import check_heads
 from cikd_cli.patches import check_patch
 
@@ -68,6 +68,13 @@ def outline(name: str) -> VisionTransformer:
         model = timm.create_model(base, num_classes=config.num_classes if config else 0)
     check_tappable(model, name)
     return model
+
+
+def in_cache(name: str) -> bool:
+    """Whether the published weights of a timm name have been downloaded."""
+    outline(name)
+    config = timm.get_pretrained_cfg(name)
+    return bool(config and config.hf_hub_id and in_hub_cache(config.hf_hub_id, config.hf_hub_filename or None))
 
 
 def check_tappable(model: nn.Module, name: str) -> None:

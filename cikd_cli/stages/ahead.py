@@ -1,29 +1,123 @@
-"""What `cikd run` can know to be wrong with its later stages before the first one trains for hours."""
+"""What `cikd run` can know of its stages before the first one trains for hours: what is wrong, and what they cost."""
 
-import torch
+import copy
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from cikd_cli.config import CurriculumConfig
+from cikd_cli.chain import baseline_settings, resolve_curriculum
+from cikd_cli.config import CurriculumConfig, DataConfig, LmConfig, StudentConfig
 from cikd_cli.console import Reporter
 from cikd_cli.data.order import Steps
-from cikd_cli.engine.distributed import choose_hardware
-from cikd_cli.engine.precision import choose_precision
-from cikd_cli.options import RunOptions
-from cikd_cli.stages.ali import tapped_pairs
-from cikd_cli.stages.finetune_teacher import build
-from cikd_cli.stages.job import describe_network, new_student
+from cikd_cli.data.sources import DataSource
+from cikd_cli.engine.distributed import Hardware
+from cikd_cli.engine.precision import DTYPES, choose_precision
+from cikd_cli.errors import CikdError
+from cikd_cli.inheritance import DATA_KNOBS
+from cikd_cli.models.frozen import FrozenTeacher
+from cikd_cli.options import Request, Resolved, RunOptions
+from cikd_cli.recipes import MAY_DIFFER
+from cikd_cli.stages import ali, finetune_teacher, lm
+from cikd_cli.stages.job import Job, fit_batch, open_source
+from cikd_cli.stages.rehearsal import roughly, seconds_of, worth_foretelling
+from cikd_cli.stages.teacher_cache import cache_folder, check_folder
 
-CPU = torch.device("cpu")
+LONG = 12 * 3600.0  # seconds: a run that no one waits for
+LAPTOP = "laptop"  # the recipe for a machine without a GPU
 
 
-def look_ahead(config: CurriculumConfig, options: RunOptions, out: Reporter) -> None:
-    """Build teacher and student, and try every stage's batches and precision; raises CikdError for what cannot work."""
-    hardware = choose_hardware(options.gpus, options.processes or 1)
-    job = build(config.finetune_teacher, CPU)
-    student, spec = new_student(config.ali, job.spec, classes=job.source.classes)
-    tapped_pairs(config.ali, job.spec, spec, images=len(job.source.train))
-    for stage in (config.finetune_teacher, config.ali, config.lm):
-        choose_precision(stage.precision, hardware.device)
-        Steps(
-            stage.seed, len(job.source.train), stage.batch_size, rank=0, size=hardware.processes
-        )  # for what it raises
-    out.fields([("student", describe_network(spec, student))])
+def build_all(resolved: Resolved, hardware: Hardware, options: RunOptions, *, fetch: bool = True) -> dict[str, Job]:
+    """The job of every stage of a curriculum, none of whose runs needs to be there; by stage, and "baseline".
+
+    The later ones stand on the teacher as it is before it is trained. fetch: as in finetune_teacher.build.
+
+    Raises:
+        CikdError: for whatever cannot work in any of them.
+    """
+    config, device = resolved.config, hardware.device
+    assert isinstance(config, CurriculumConfig)
+    teacher = finetune_teacher.build(config.finetune_teacher, device, fetch=fetch)
+    jobs = {"finetune-teacher": teacher}
+    source = _same_images(config.ali, config, teacher.source)
+    frozen = FrozenTeacher(
+        copy.deepcopy(teacher.model), device=device, dtype=DTYPES[choose_precision(config.ali.precision, device)]
+    )
+    jobs["ali"] = ali.with_student(config.ali, ali.Given(source, None, frozen, teacher.spec), device)
+    jobs["lm"] = _lm(config.lm, config, teacher, hardware, options)
+    if config.baseline:
+        baseline = config.lm.model_copy(update=baseline_settings(config))
+        jobs["baseline"] = _lm(baseline, config, teacher, hardware, options)
+    for name, job in jobs.items():
+        choose_precision(job.config.precision, device)
+        section = {"finetune-teacher": "finetune_teacher", "baseline": "lm"}.get(name, name)
+        if f"{section}.batch_size" in resolved.by_data:
+            fit_batch(job, hardware.processes)
+        # for what it raises
+        Steps(job.config.seed, len(job.source.train), job.config.batch_size, rank=0, size=hardware.processes)
+    return jobs
+
+
+def foretell_all(
+    jobs: Mapping[str, Job], resolved: Resolved, hardware: Hardware, options: RunOptions, out: Reporter
+) -> None:
+    """On a CPU, the hours of every stage if they may be many, and the laptop recipe's if they are more than LONG."""
+    if not any(worth_foretelling([job], hardware, options) for job in jobs.values()):
+        return
+    seconds = {name: seconds_of([job], hardware, options) for name, job in jobs.items()}
+    total = sum(seconds.values())
+    parts = ", ".join(f"{name} {roughly(each).removeprefix('about ')}" for name, each in seconds.items())
+    out.fields([("plan", f"{roughly(total)} of training on {hardware}: {parts}")])
+    offer_laptop(total, jobs["finetune-teacher"].config, resolved.recipe, hardware, options, out)
+
+
+def offer_laptop(
+    seconds: float, config: DataConfig, recipe: str | None, hardware: Hardware, options: RunOptions, out: Reporter
+) -> None:
+    """In a sentence, the laptop recipe on the same images, where what is asked for takes more than LONG."""
+    if seconds <= LONG or recipe == LAPTOP:
+        return
+    told = f"this would take {roughly(seconds)} on this machine"
+    try:
+        laptop = _laptop_seconds(config, hardware, options)
+    except CikdError:  # such as images without labels
+        laptop = seconds
+    if laptop < seconds:
+        command = f"cikd run --data {shlex.quote(str(config.data))} --recipe {LAPTOP}"
+        told += f"; {command} (smaller networks and images) takes {roughly(laptop)}"
+    out.warn(told)
+
+
+def _laptop_seconds(config: DataConfig, hardware: Hardware, options: RunOptions) -> float:
+    kept = ("data", "data_root", "fraction", "val", "skip_unreadable")
+    request = Request("run", {key: getattr(config, key) for key in kept}, RunOptions(recipe=LAPTOP))
+    jobs = build_all(resolve_curriculum(request), hardware, options, fetch=False)
+    return sum(seconds_of([job], hardware, options) for job in jobs.values())
+
+
+def _lm(config: LmConfig, all_stages: CurriculumConfig, teacher: Job, hardware: Hardware, options: RunOptions) -> Job:
+    folder = cache_folder(config, Path(options.runs_dir))
+    if folder is not None:
+        check_folder(folder)
+    source = _same_images(config, all_stages, teacher.source)
+    taught = (None, copy.deepcopy(teacher.model), teacher.spec)
+    return lm.with_teacher(config, source, taught, hardware.device)
+
+
+def _same_images(config: StudentConfig, all_stages: CurriculumConfig, source: DataSource) -> DataSource:
+    """The teacher's images, unless the stage is told to look for them elsewhere or otherwise: then it must find them.
+
+    Raises:
+        CikdError: they are not there, or other ones are.
+    """
+    asked: dict[str, Any] = {key: getattr(config, key) for key in (*DATA_KNOBS, "download") if key in MAY_DIFFER}
+    if all(value == getattr(all_stages.finetune_teacher, key) for key, value in asked.items()):
+        return source
+    found = open_source(config)
+    if found.fingerprint != source.fingerprint:
+        told = ", ".join(f"{key} {value}" for key, value in asked.items())
+        raise CikdError(
+            f"The images of {config.data} with {told} are not those that the teacher will be trained on",
+            hint="leave these out; every stage looks where the teacher's does",
+        )
+    return found

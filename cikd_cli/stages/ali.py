@@ -23,6 +23,7 @@ from cikd_cli.stages.job import (
     Job,
     data_facts,
     describe_network,
+    describe_teacher,
     load_trunk,
     new_student,
     open_source,
@@ -38,7 +39,7 @@ def run(request: Request) -> dict[str, Any]:
 
 def build(config: AliConfig, device: torch.device) -> Job:
     """Data, teacher, student and the method; raises CikdError for whatever cannot work."""
-    return _with_student(config, _look_up(config, device), device)
+    return with_student(config, _look_up(config, device), device)
 
 
 def build_together(configs: Sequence[AliConfig], device: torch.device) -> list[Job]:
@@ -47,35 +48,36 @@ def build_together(configs: Sequence[AliConfig], device: torch.device) -> list[J
     if configs[0].pairs is not None:
         lobs = ",".join(str(config.lob) for config in configs)
         raise CikdError(f"pairs name the blocks themselves, so --lob {lobs} has none to choose.", hint="leave one out")
-    jobs = [_with_student(config, given, device) for config in configs]
+    jobs = [with_student(config, given, device) for config in configs]
     share_teacher([job.method for job in jobs if isinstance(job.method, Ali)])
     return jobs
 
 
 @dataclass(frozen=True)
-class _Given:
-    """What students are made for: the images, and the teacher."""
+class Given:
+    """What students are made for: the images, and the teacher; run: none while the teacher is yet to be trained."""
 
     source: DataSource
-    run: RunDir
+    run: RunDir | None
     teacher: FrozenTeacher
     spec: ModelSpec
 
 
-def _look_up(config: AliConfig, device: torch.device) -> _Given:
+def _look_up(config: AliConfig, device: torch.device) -> Given:
     assert config.teacher is not None
     teacher_run = RunDir.open(config.teacher, stages=("finetune-teacher",))
     same_data = config.data == teacher_run.record["data"]["name"]
     source = open_source(config, labelled=same_data)  # labels of the teacher's data only make the same split again
     teacher_run, teacher, spec = open_teacher(config, source if same_data else None)
     dtype = DTYPES[choose_precision(config.precision, device)]
-    return _Given(source, teacher_run, FrozenTeacher(teacher, device=device, dtype=dtype), spec)
+    return Given(source, teacher_run, FrozenTeacher(teacher, device=device, dtype=dtype), spec)
 
 
-def _with_student(config: AliConfig, given: _Given, device: torch.device) -> Job:
-    source, teacher_run, teacher, teacher_spec = given.source, given.run, given.teacher, given.spec
+def with_student(config: AliConfig, given: Given, device: torch.device) -> Job:
+    """A student made for what is given, and the method; raises CikdError for whatever cannot work."""
+    source, run, teacher, teacher_spec = given.source, given.run, given.teacher, given.spec
     student, spec, parents = _student(config, teacher_spec)
-    pairs = tapped_pairs(config, teacher_spec, spec, images=len(source.train))
+    pairs = _tapped_pairs(config, teacher_spec, spec, images=len(source.train))
     method = Ali(
         student,
         teacher,
@@ -94,12 +96,9 @@ def _with_student(config: AliConfig, given: _Given, device: torch.device) -> Job
         groups=trainable_groups(student, config, ALI_NO_DECAY),
         two_views=any(config.jitter),
         scored=False,
-        parents=[teacher_run, *parents],
+        parents=[*([run] if run else []), *parents],
         facts=[
-            (
-                "teacher",
-                f"{teacher_run.path}  {teacher_spec.architecture} {describe_network(teacher_spec, teacher.vit)}",
-            ),
+            ("teacher", describe_teacher(run, teacher_spec, teacher.vit)),
             ("student", f"{config.student} {describe_network(spec, student)}, {_origin(parents)}"),
             *data_facts(source, config),
             ("relations", _describe_relations(config, pairs, source)),
@@ -108,7 +107,7 @@ def _with_student(config: AliConfig, given: _Given, device: torch.device) -> Job
     )
 
 
-def tapped_pairs(
+def _tapped_pairs(
     config: AliConfig, teacher: ModelSpec, student: ModelSpec, *, images: int
 ) -> tuple[tuple[int, int], ...]:
     """(teacher block, student block) pairs; blocks must exist and heads be as many, as they are compared by index."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,20 @@ from typing import Any
 from cikd_cli import chain
 from cikd_cli.config import CurriculumConfig
 from cikd_cli.console import Reporter, duration, reporter
+from cikd_cli.engine.distributed import choose_hardware
 from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
 from cikd_cli.inheritance import STUDENT_KNOBS
 from cikd_cli.lineage import all_runs
-from cikd_cli.options import Request, RunOptions
+from cikd_cli.options import Request, Resolved, RunOptions
 from cikd_cli.recipes import MAY_DIFFER, data_name
 from cikd_cli.runs import RunDir
 from cikd_cli.stages import STAGES, report
-from cikd_cli.stages.ahead import look_ahead
+from cikd_cli.stages.ahead import build_all, foretell_all, offer_laptop
 from cikd_cli.stages.execution import curriculum_command
+from cikd_cli.stages.rehearsal import Cost, cost_of, resident_bytes
 
 ANALYSES = ("eval", "mad", "cka")
+_PARENTS = {"ali": ("teacher",), "lm": ("ali",), "baseline": ("teacher",)}
 
 
 def run(request: Request) -> dict[str, Any]:
@@ -38,13 +42,13 @@ def _carry_out_all(request: Request) -> dict[str, Any]:
     config = resolved.config
     assert isinstance(config, CurriculumConfig)
     if options.dry_run:
-        return _dry_run(request, config, out)
+        return _dry_run(resolved, options, out)
     runs: dict[str, RunDir] = {}
-    for name in ("teacher", "ali", "lm", *(("baseline",) if config.baseline else ())):
+    for name in _names(config):
         step, tag = _step(name, config, runs, request), _tag(name, config, runs)
         found = None if options.fresh else _find(Path(options.runs_dir), tag)
         if name == "teacher" and (found is None or found.status != "done"):
-            look_ahead(config, options, out)
+            _look_ahead(resolved, options, out)
         runs[name] = _carry_out(step, found, tag, out)
     student = runs["lm"].path
     beside = [runs[name].path for name in ("lm", "teacher", "baseline") if name in runs]
@@ -67,6 +71,10 @@ def _carry_out_all(request: Request) -> dict[str, Any]:
     return {name: str(run.path) for name, run in runs.items()} | {"eval": analyses["eval"], "evaluations": evaluations}
 
 
+def _names(config: CurriculumConfig) -> tuple[str, ...]:
+    return ("teacher", "ali", "lm", *(("baseline",) if config.baseline else ()))
+
+
 def _step(name: str, config: CurriculumConfig, runs: dict[str, RunDir], request: Request) -> Request:
     """The command a user would type for this step, given the runs before it."""
     if name == "teacher":
@@ -76,9 +84,7 @@ def _step(name: str, config: CurriculumConfig, runs: dict[str, RunDir], request:
         return chain.stage_request(request, "ali", teacher=teacher)
     if name == "lm":
         return chain.stage_request(request, "lm", from_run=str(runs["ali"].path))
-    student = config.ali.model_dump(include=set(STUDENT_KNOBS), exclude_none=True)
-    epochs = config.ali.epochs + config.lm.epochs
-    return chain.stage_request(request, "lm", teacher=teacher, distill=False, epochs=epochs, **student)
+    return chain.stage_request(request, "lm", teacher=teacher, **chain.baseline_settings(config))
 
 
 def _tag(name: str, config: CurriculumConfig, runs: dict[str, RunDir]) -> str:
@@ -87,8 +93,7 @@ def _tag(name: str, config: CurriculumConfig, runs: dict[str, RunDir]) -> str:
     settings = stage.model_dump(mode="json", exclude=set(MAY_DIFFER)) | {"data": data_name(str(stage.data))}
     if name == "baseline":
         settings |= config.ali.model_dump(include={"epochs", *STUDENT_KNOBS})
-    parents = {"ali": ("teacher",), "lm": ("ali",), "baseline": ("teacher",)}.get(name, ())
-    settings["parents"] = [runs[parent].record["weights"]["sha256"] for parent in parents]
+    settings["parents"] = [runs[parent].record["weights"]["sha256"] for parent in _PARENTS.get(name, ())]
     return f"{name}/{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
@@ -128,14 +133,53 @@ def _analyse(command: str, *runs: Path, options: RunOptions, out: Reporter) -> d
     return summary
 
 
-def _dry_run(request: Request, config: CurriculumConfig, out: Reporter) -> dict[str, Any]:
-    """Check every stage, try the teacher's, and name the commands after it, which need its run."""
-    look_ahead(config, request.options, out)
-    step = _step("teacher", config, {}, request)
-    summary: dict[str, Any] = import_module(STAGES[step.stage].module).run(step)
+def _look_ahead(resolved: Resolved, options: RunOptions, out: Reporter) -> None:
+    """Refuse what cannot work in any stage, and foretell long ones, before the first one trains for hours."""
+    hardware = choose_hardware(options.gpus, options.processes or 1)
+    jobs = build_all(resolved, hardware, options)
+    out.fields([fact for fact in jobs["ali"].facts if fact[0] == "student"])
+    foretell_all(jobs, resolved, hardware, options, out)
+
+
+def _finished(config: Any, options: RunOptions) -> dict[str, RunDir]:
+    """The runs that `cikd run` would take as they are, by stage."""
+    runs: dict[str, RunDir] = {}
+    for name in _names(config):
+        if not options.fresh and all(parent in runs for parent in _PARENTS.get(name, ())):
+            found = _find(Path(options.runs_dir), _tag(name, config, runs))
+            if found is not None and found.status == "done":
+                runs[name] = found
+    return {"finetune-teacher" if name == "teacher" else name: run for name, run in runs.items()}
+
+
+def _dry_run(resolved: Resolved, options: RunOptions, out: Reporter) -> dict[str, Any]:
+    """Check every stage, take some steps of each on networks of its shapes, and print what all of it costs."""
+    hardware, resident = choose_hardware(options.gpus, options.processes or 1), resident_bytes()
+    jobs = build_all(resolved, hardware, options, fetch=False)
+    teacher = jobs["finetune-teacher"].config
+    out.fields([*jobs["finetune-teacher"].facts, *(fact for fact in jobs["ali"].facts if fact[0] == "student")])
+    finished = _finished(resolved.config, options)
+    rows, stages = [], {}
+    for name, job in jobs.items():
+        if name in finished:
+            out.line(f"{finished[name].path} is finished; taken as it is")
+            stages[name] = Cost(0, 0.0, 0, 0.0)
+            continue
+        cost = stages[name] = cost_of(job, hardware, options, resident=resident)
+        numbers = (job.config.epochs, job.config.batch_size, f"{cost.steps:,}", duration(cost.seconds))
+        rows.append([name, *map(str, numbers), f"{cost.memory_mib:,}", f"{cost.disk_mib:,}"])
+    seconds = round(sum(cost.seconds for cost in stages.values()), 1)
+    rows.append(["all", "", "", f"{sum(cost.steps for cost in stages.values()):,}", duration(seconds), "", ""])
+    out.line()
+    out.table(("", "epochs", "batch", "steps", "time", "MiB memory", "MiB disk"), rows, title=f"about, on {hardware}")
     out.fields([
-        ("then", f"cikd ali: {config.ali.epochs} epochs, batch {config.ali.batch_size}, LOB {config.ali.lob}"),
-        ("", f"cikd lm: {config.lm.epochs} epochs, batch {config.lm.batch_size}"),
-        ("", "cikd eval, mad, cka"),
+        ("then", f"cikd {', '.join(ANALYSES)}"),
+        ("dry run", "a few steps of every stage went well; nothing was written"),
     ])  # fmt: skip
-    return {"finetune-teacher": summary}
+    offer_laptop(seconds, teacher, resolved.recipe, hardware, options, out)
+    return {
+        "run": None,
+        "status": "dry-run",
+        "stages": {name: asdict(cost) for name, cost in stages.items()},
+        "seconds": seconds,
+    }

@@ -15,9 +15,9 @@ from cikd_cli.engine.optim import LABEL_NO_DECAY
 from cikd_cli.files import is_file
 from cikd_cli.methods.supervised import Supervised
 from cikd_cli.models import teachers
-from cikd_cli.models.places import whole_name
+from cikd_cli.models.places import find_place, whole_name
 from cikd_cli.models.pretrained import open_pretrained, own_file
-from cikd_cli.models.weights import HALF, ModelSpec, Triple, load_model
+from cikd_cli.models.weights import HALF, ModelSpec, Triple, load_model, pretraining_statistics
 from cikd_cli.options import Request
 from cikd_cli.patches import check_patch
 from cikd_cli.runs import RunDir
@@ -50,12 +50,15 @@ def run(request: Request) -> dict[str, Any]:
     return training.run(request, FinetuneTeacherConfig, build=build)
 
 
-def build(config: FinetuneTeacherConfig, device: torch.device) -> Job:
-    """Data, teacher and the method; raises CikdError for whatever cannot work."""
+def build(config: FinetuneTeacherConfig, device: torch.device, *, fetch: bool = True) -> Job:
+    """Data, teacher and the method; raises CikdError for whatever cannot work.
+
+    fetch: download the weights that timm names; else, where they are not in the cache, the network has random ones.
+    """
     source = open_source(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        start = _start(config, len(source.classes))
+        start = _start(config, len(source.classes)) if fetch or _at_hand(config) else _shape(config, source.classes)
         if start.pretrained:
             _new_classifier(start.model)
     mean, std = config.mean or start.mean, config.std or start.std
@@ -81,6 +84,23 @@ def _new_classifier(model: VisionTransformer) -> None:
     for name, parameter in model.named_parameters():
         if name.startswith("head"):
             torch.nn.init.trunc_normal_(parameter, std=3e-5) if parameter.ndim > 1 else torch.nn.init.zeros_(parameter)
+
+
+def _at_hand(config: FinetuneTeacherConfig) -> bool:
+    """Whether the teacher's weights need no download."""
+    named = config.teacher
+    if named == "scratch" or is_file(Path(named) / "run.json"):
+        return True
+    place = find_place(named)
+    return place.kind != "timm" or teachers.in_cache(place.text)
+
+
+def _shape(config: FinetuneTeacherConfig, classes: tuple[str, ...]) -> Start:
+    """The network of a timm name without its weights."""
+    model = teachers.create_teacher(config.teacher, num_classes=len(classes), image_size=config.image_size)
+    check_patch(config.image_size, model.patch_embed.patch_size[0])
+    mean, std = pretraining_statistics(config.teacher)
+    return Start(model, config.teacher, mean, std, "whose weights are still to be downloaded", pretrained=False)
 
 
 def _start(config: FinetuneTeacherConfig, classes: int) -> Start:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from cikd_cli import __version__
+from cikd_cli.batch_size import fitting_batch, many_left_out
 from cikd_cli.console import Reporter, duration
 from cikd_cli.engine.distributed import Hardware
 from cikd_cli.engine.step import Training
@@ -52,11 +53,18 @@ def record(request: Request, job: Job, training: Training, hardware: Hardware, r
 
 
 def show(
-    out: Reporter, jobs: Sequence[Job], training: Training, hardware: Hardware, resolved: Resolved, *, note: str
+    out: Reporter,
+    jobs: Sequence[Job],
+    training: Training,
+    hardware: Hardware,
+    resolved: Resolved,
+    *,
+    note: str,
+    foretold: str | None = None,
 ) -> None:
-    """Print who the parents are, what data, what differs from the recipe, what is to be done; note: on the teacher.
+    """Print who the parents are, what data, what differs from the recipe, what is to be done.
 
-    What jobs that go together have in common is said once.
+    What jobs that go together have in common is said once. note: on the teacher; foretold: how long it will take.
     """
     config = jobs[0].config
     changed = sorted(
@@ -64,23 +72,56 @@ def show(
         for key, source in resolved.sources.items()
         if (source in ("flag", "--set") or source.startswith("config")) and key not in _SHOWN_ABOVE
     )
-    shares = f" = {hardware.processes} × {config.batch_size // hardware.processes}" if hardware.processes > 1 else ""
     recipe = (
-        f"{resolved.recipe or 'defaults'}: {config.epochs} epochs · batch {config.batch_size}{shares} · "
+        f"{resolved.recipe or 'defaults'}: {config.epochs} epochs · {_batch(jobs[0], hardware, resolved)} · "
         f"lr {config.lr:g} cosine, warm-up {config.warmup:g} · seed {config.seed}"
     )
+    hours = f" · {foretold} on {hardware}" if foretold else ""
     versions = f"{__version__} · torch {torch.__version__.split('+')[0]} · {hardware} · {training.precision}"
     tell(out, [
         ("cikd", versions),
         *((label, text + note if label == "teacher" else text) for label, text in _common_facts(jobs)),
         ("recipe", recipe),
+        *_set_by_recipe(jobs[0], resolved),
         ("changed", ", ".join(changed) or "nothing"),
-        ("plan", f"{training.steps:,} steps, {training.loader.steps_per_epoch} an epoch"),
+        ("plan", f"{training.steps:,} steps, {training.loader.steps_per_epoch} an epoch{_left_out(jobs[0])}{hours}"),
     ])  # fmt: skip
+    _warn_of_left_out(jobs[0], hardware, out)
     if config.warmup >= config.epochs:
         out.warn(
             f"the warm-up of {config.warmup:g} epochs is as long as the run or longer: the learning rate never reaches "
             f"{config.lr:g}, and no cosine follows; --warmup {config.epochs / 10:g} is a tenth of the run"
+        )
+
+
+def _set_by_recipe(job: Job, resolved: Resolved) -> list[tuple[str, str]]:
+    """What the recipe says and the line of its name does not."""
+    told = {*_SHOWN_ABOVE, "epochs", "batch_size", "lr", "warmup"}
+    keys = [key for key, source in resolved.sources.items() if source.startswith("recipe ") and key not in told]
+    listed = ", ".join(f"{key} {getattr(job.config, key)}" for key in keys)
+    return [("", f"it sets {listed}")] if listed else []
+
+
+def _batch(job: Job, hardware: Hardware, resolved: Resolved) -> str:
+    """'batch 64', shared out among processes, lowered by the data."""
+    batch, processes = job.config.batch_size, hardware.processes
+    shares = f" = {processes} × {batch // processes}" if processes > 1 else ""
+    lowered = "batch_size" in resolved.by_data and batch != resolved.config.model_dump()["batch_size"]
+    return f"batch {batch}{shares}" + (f" by the data ({len(job.source.train):,} images)" if lowered else "")
+
+
+def _left_out(job: Job) -> str:
+    images = len(job.source.train)
+    left = images % job.config.batch_size
+    return f"; {left:,} of {images:,} images left out of each" if left else ""
+
+
+def _warn_of_left_out(job: Job, hardware: Hardware, out: Reporter) -> None:
+    batch, images = job.config.batch_size, len(job.source.train)
+    if many_left_out(batch, images) and (better := fitting_batch(batch, images, hardware.processes)) != batch:
+        out.warn(
+            f"each epoch leaves {images % batch:,} of the {images:,} training images out (others each time), as "
+            f"batches of {batch} do not fill it; --batch-size {better} leaves out {images % better:,}"
         )
 
 
@@ -98,7 +139,7 @@ def _common_facts(jobs: Sequence[Job]) -> list[tuple[str, str]]:
 def peak_memory(hardware: Hardware) -> int:
     """Bytes: the GPU's peak, else the process's."""
     if hardware.gpus:
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated(hardware.device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

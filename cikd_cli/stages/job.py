@@ -10,6 +10,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from cikd_cli.batch_size import fitting_batch
 from cikd_cli.config import DataConfig, StudentConfig, TrainingConfig
 from cikd_cli.console import Reporter
 from cikd_cli.data.sources import DataSource, load_source
@@ -49,6 +50,12 @@ class Job:
     parents: list[RunDir] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
     examine: Callable[[Reporter], None] | None = None
+
+
+def fit_batch(job: Job, processes: int) -> None:
+    """Let the training images lower the batch of a job whose batch nobody has named."""
+    batch = fitting_batch(job.config.batch_size, len(job.source.train), processes)
+    job.config = job.config.model_copy(update={"batch_size": batch})
 
 
 def view_law(config: TrainingConfig) -> ViewLaw:
@@ -233,6 +240,11 @@ def describe_network(spec: ModelSpec, model: VisionTransformer) -> str:
     listed = ", ".join(str(count) if times == 1 else f"{count} × {times}" for count, times in heads)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     return f"{spec.depth} blocks, {spec.width}-d, heads {listed}, patch {spec.patch_size}, {millions:.2f} M"
+
+
+def describe_teacher(run: RunDir | None, spec: ModelSpec, model: VisionTransformer) -> str:
+    """As describe_network, with the run, if there is one yet, and the architecture."""
+    return f"{f'{run.path}  ' if run else ''}{spec.architecture} {describe_network(spec, model)}"
 
 
 def _class_range(source: DataSource) -> str:

@@ -7,6 +7,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from cikd_cli.config import LmConfig
+from cikd_cli.data.sources import DataSource
 from cikd_cli.engine.optim import LABEL_NO_DECAY
 from cikd_cli.engine.precision import DTYPES, choose_precision
 from cikd_cli.methods.lm import LogitMimicking
@@ -22,6 +23,7 @@ from cikd_cli.stages.job import (
     check_same_images,
     data_facts,
     describe_network,
+    describe_teacher,
     load_trunk,
     new_student,
     open_source,
@@ -29,6 +31,8 @@ from cikd_cli.stages.job import (
     trainable_groups,
 )
 from cikd_cli.stages.teacher_cache import Facts, open_cache
+
+Taught = tuple[RunDir | None, VisionTransformer, ModelSpec]  # no run while the teacher is yet to be trained
 
 
 def run(request: Request) -> dict[str, Any]:
@@ -40,16 +44,18 @@ def build(config: LmConfig, device: torch.device) -> Job:
     """Data, teacher, student and the method; raises CikdError for whatever cannot work."""
     source = open_source(config)
     check_same_images(config, source)
+    return with_teacher(config, source, open_teacher(config, source) if config.teacher is not None else None, device)
+
+
+def with_teacher(config: LmConfig, source: DataSource, taught: Taught | None, device: torch.device) -> Job:
+    """A student made for a teacher, or for none, and the method; raises CikdError for whatever cannot work."""
     precision = choose_precision(config.precision, device)
-    parents: list[RunDir] = []
+    run, teacher, teacher_spec = taught or (None, None, None)
+    parents = [run] if run else []
     facts = []
-    teacher = teacher_spec = None
-    if config.teacher is not None:
-        run, teacher, teacher_spec = open_teacher(config, source)
-        parents.append(run)
+    if teacher is not None and teacher_spec is not None:
         told = "" if config.distill else "  (its heads and patches only: --no-distill)"
-        network = describe_network(teacher_spec, teacher)
-        facts.append(("teacher", f"{run.path}  {teacher_spec.architecture} {network}{told}"))
+        facts.append(("teacher", f"{describe_teacher(run, teacher_spec, teacher)}{told}"))
     student, spec, came_from = _student(config, teacher_spec, source.classes)
     parents += came_from
     method: nn.Module = Supervised(student, mean=spec.mean, std=spec.std, smoothing=config.smoothing)
@@ -58,7 +64,8 @@ def build(config: LmConfig, device: torch.device) -> Job:
     if config.distill:
         assert teacher is not None
         frozen = FrozenTeacher(teacher, device=device, dtype=DTYPES[precision])
-        cache, cached = open_cache(config, source, spec, parents[0], precision=precision, device=device.type)
+        if run is not None:
+            cache, cached = open_cache(config, source, spec, run, precision=precision, device=device.type)
         method = _distillation(config, student, frozen, spec, cache)
     start = f"trunk from {came_from[0].path}" if came_from else "from scratch"
     facts += [

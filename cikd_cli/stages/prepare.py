@@ -1,6 +1,5 @@
 """From a job to the engine's Training: networks on the device, images decoded, loader and scoring ready."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -8,20 +7,17 @@ import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from cikd_cli.console import Reporter, duration
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.decode import DecodedSplit
 from cikd_cli.data.device_loader import DeviceLoader, pays
 from cikd_cli.data.loader import TrainLoader, eval_batches
 from cikd_cli.engine.compilation import compile_blocks, worth_compiling
-from cikd_cli.engine.distributed import Hardware, World
+from cikd_cli.engine.distributed import World
 from cikd_cli.engine.evaluate import predict, topk_hits
 from cikd_cli.engine.precision import choose_attention, choose_precision
-from cikd_cli.engine.step import Training, train_step
+from cikd_cli.engine.step import Training
 from cikd_cli.models.frozen import teacher_of
-from cikd_cli.models.weights import encode_model
 from cikd_cli.options import RunOptions
-from cikd_cli.stages import header
 from cikd_cli.stages.job import Job, view_law
 
 
@@ -49,7 +45,7 @@ def _training(job: Job, loader: TrainLoader | DeviceLoader, world: World) -> Tra
     elif teacher := teacher_of(job.method):
         teacher.pack()
     if job.scored:
-        training.evaluate = _scorer(job, world, precision)
+        training.evaluate = scorer(job, world, precision)
     return training
 
 
@@ -70,7 +66,7 @@ def _loader(job: Job, decoded: DecodedSplit, world: World, options: RunOptions) 
     return TrainLoader(decoded, view_law(config), workers=options.workers, machines=world.machines, **shape)
 
 
-def _scorer(job: Job, world: World, precision: str) -> Callable[[VisionTransformer], dict[str, float]] | None:
+def scorer(job: Job, world: World, precision: str) -> Callable[[VisionTransformer], dict[str, float]] | None:
     """Scores on the validation images, else on the test images, whose scores are shown and never chosen by.
 
     Each process looks at its share of them.
@@ -103,27 +99,3 @@ def _telling(batches: Iterable[Batch], world: World) -> Iterator[Batch]:
     for batch in batches:
         world.moved()
         yield batch
-
-
-def dry_run(jobs: Sequence[Job], trainings: Sequence[Training], hardware: Hardware, out: Reporter) -> dict[str, Any]:
-    """Two steps and the plan: time, memory and disk; nothing is written."""
-    seconds, training, world = [], trainings[0], World(hardware.device)
-    for step, batch in enumerate(training.loader.batches(0, 2)):
-        start = time.monotonic()
-        train_step(trainings, batch.to(hardware.device), world, step=step, epoch=training.config.epochs)
-        if hardware.gpus:
-            torch.cuda.synchronize()
-        seconds.append(time.monotonic() - start)
-    weights = sum(len(encode_model(job.model, job.spec)) for job in jobs)
-    plan = {
-        "steps": training.steps,
-        "seconds": round(min(seconds) * training.steps, 1),
-        "memory_mib": round(header.peak_memory(hardware) / 2**20),
-        "disk_mib": round(weights * 7 / 2**20, 1),  # weights, and two checkpoints of weights and two moments
-    }
-    out.fields([
-        ("plan", f"about {duration(plan['seconds'])} of training on {hardware}"),
-        ("", f"{plan['memory_mib']:,} MiB of memory at most so far, {plan['disk_mib']:,} MiB on disk"),
-        ("dry run", "two steps went well; nothing was written"),
-    ])  # fmt: skip
-    return {"run": None, "status": "dry-run", "plan": plan}

@@ -22,7 +22,8 @@ from cikd_cli.runs import RunDir
 from cikd_cli.stages import header, held_out
 from cikd_cli.stages.execution import Begun, stored_config, train
 from cikd_cli.stages.job import Job, tell
-from cikd_cli.stages.prepare import dry_run, prepare
+from cikd_cli.stages.prepare import prepare
+from cikd_cli.stages.rehearsal import dry_run
 
 
 def resume(

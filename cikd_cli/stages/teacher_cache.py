@@ -38,6 +38,11 @@ def cache_folder(config: TrainingConfig, runs_dir: Path) -> str | None:
     return str((runs_dir / AUTO if named == "auto" else Path(named).expanduser()).resolve())
 
 
+def check_folder(folder: str) -> None:
+    """Refuse a folder of logits that none can be written into."""
+    _check_disk(Path(folder), 0, [0])
+
+
 def open_cache(
     config: LmConfig, source: DataSource, spec: ModelSpec, teacher: RunDir, *, precision: str, device: str
 ) -> tuple[TeacherCache | None, Facts]:

@@ -1,6 +1,7 @@
 """What the three training stages share: resolve, check, claim a run or several, train."""
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from cikd_cli.recipes import data_name
 from cikd_cli.runs import RunDir
 from cikd_cli.stages import STAGES, header, held_out
 from cikd_cli.stages.execution import Begun, follow, train
-from cikd_cli.stages.job import Job
-from cikd_cli.stages.prepare import dry_run, prepare
+from cikd_cli.stages.job import Job, fit_batch
+from cikd_cli.stages.prepare import prepare
+from cikd_cli.stages.rehearsal import dry_run, roughly, seconds_of, worth_foretelling
 from cikd_cli.stages.resume import check_restarts, find_named, go_on, resume
 from cikd_cli.stages.teacher_cache import cache_folder
 
@@ -79,12 +81,23 @@ def _carry_out(
         jobs = build_together(_each(config, request), hardware.device)
     else:
         jobs = [build(config, hardware.device)]
+    for job in jobs if "batch_size" in resolved.by_data else ():
+        fit_batch(job, hardware.processes)
+    foretold = not options.dry_run and worth_foretelling(jobs, hardware, options)
+    seconds = seconds_of(jobs, hardware, options) if foretold else 0.0
     trainings = prepare(jobs, hardware.world, options)
     if jobs[0].examine is not None:
         jobs[0].examine(out)
-    header.show(out, jobs, trainings[0], hardware, resolved, note=inherited.note)
+    header.show(
+        out, jobs, trainings[0], hardware, resolved, note=inherited.note, foretold=roughly(seconds) if seconds else None
+    )
     if options.dry_run:
-        return dry_run(jobs, trainings, hardware, out)
+        summary = dry_run(jobs, trainings, hardware, out)
+        seconds = summary["plan"]["seconds"]
+    if request.curriculum is None:  # else `cikd run` has said so of all its stages
+        import_module("cikd_cli.stages.ahead").offer_laptop(seconds, config, resolved.recipe, hardware, options, out)
+    if options.dry_run:
+        return summary
     begun = []
     for name, job, training in zip(names, jobs, trainings, strict=True):
         run_dir = RunDir.create(
