@@ -19,7 +19,7 @@ from cikd_cli.options import Request
 from cikd_cli.recipes import data_name
 from cikd_cli.runs import RunDir
 from cikd_cli.stages import STAGES, header
-from cikd_cli.stages.execution import Begun, follow, train
+from cikd_cli.stages.execution import Begun, follow, told_with, train
 from cikd_cli.stages.job import Job
 from cikd_cli.stages.prepare import dry_run, prepare
 from cikd_cli.stages.resume import check_restarts, find_named, go_on, resume
@@ -85,21 +85,22 @@ def _carry_out(
     header.show(out, jobs, trainings[0], hardware, resolved, note=inherited.note)
     if options.dry_run:
         return dry_run(jobs, trainings, hardware, out)
-    begun = []
-    for name, job, training in zip(names, jobs, trainings, strict=True):
-        run_dir = RunDir.create(
-            Path(options.runs_dir),
-            request.stage,
-            prefix=STAGES[request.stage].prefix,
-            name=name,
-            record=header.record(request, job, training, hardware, resolved.recipe),
-            config=job.config.model_dump(mode="json"),
-        )
-        begun.append(Begun(job, training, run_dir))
-    out.attach_log(*(one.run.path / "log.txt" for one in begun))
-    stop = "stop with Ctrl-C (saves); resume: "
-    out.fields([*(("run", f"{one.run.path}  {stop}{resume_command(one.run)}") for one in begun), ("", "")])
-    return train(begun, hardware, options, out)
+    begun: list[Begun] = []
+    with told_with(begun, out):
+        for name, job, training in zip(names, jobs, trainings, strict=True):
+            run_dir = RunDir.create(
+                Path(options.runs_dir),
+                request.stage,
+                prefix=STAGES[request.stage].prefix,
+                name=name,
+                record=header.record(request, job, training, hardware, resolved.recipe),
+                config=job.config.model_dump(mode="json"),
+            )
+            begun.append(Begun(job, training, run_dir))
+        out.attach_log(*(one.run.path / "log.txt" for one in begun))
+        stop = "stop with Ctrl-C (saves); resume: "
+        out.fields([*(("run", f"{one.run.path}  {stop}{resume_command(one.run)}") for one in begun), ("", "")])
+        return train(begun, hardware, options, out)
 
 
 def _names(request: Request, hardware: Hardware) -> list[str | None]:
