@@ -16,6 +16,7 @@ from test_distributed import FOUR_THOUSAND, epochs_of, launch_afresh
 from cikd_cli.engine import fit
 from cikd_cli.errors import EXIT_INTERRUPTED
 from cikd_cli.runs import RunDir
+from cikd_cli.stages import training
 
 LONG = ("--epochs", "4000", "--set", "keep_every=0", "--save-every", "2h")
 
@@ -134,6 +135,24 @@ def test_ctrl_c_while_the_program_is_loaded_leaves_one_sentence(photos, tmp_path
     said, told = process.communicate(timeout=60)
     assert (process.returncode, told) == (EXIT_INTERRUPTED, "Stopped before anything was made.\n"), said
     assert not (tmp_path / "runs").exists()
+
+
+def test_ctrl_c_between_the_claim_of_a_run_and_its_training_names_the_run(cikd, teacher, recipe, tmp_path):
+    told, words = tmp_path / "said.txt", ("lm", "--teacher", teacher, "--recipe", recipe, "--quiet")
+
+    def interrupt():
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        training.train = stop
+
+    assert live(words, said=told, before=interrupt) == EXIT_INTERRUPTED
+    assert told.read_text().splitlines() == [
+        "runs/lm-001 stopped before anything could be saved.",
+        "begin it again with  cikd lm --resume runs/lm-001",
+    ]
+    assert RunDir.open("runs/lm-001", finished=False).record["status"] == "interrupted"
+    cikd("lm", "--resume", "runs/lm-001", "--quiet")
 
 
 def interrupt_in_step(number):

@@ -1,8 +1,8 @@
 """Training of runs that have their folders, on one or many processes, to a result or to what stopped it."""
 
 import shlex
-from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,18 +63,34 @@ def train(begun: Sequence[Begun], hardware: Hardware, options: RunOptions, out: 
                     _end_badly(path, error)
                 if not isinstance(error, KeyboardInterrupt):
                     out.note(f"error: {error}")
-            if not isinstance(error, KeyboardInterrupt):
-                raise
+            raise
     runs = [RunDir.open(path, finished=False) for path in paths]
     if any(run.record["status"] != "done" for run in runs):
-        for run in runs:
-            if run.record["status"] == "running":  # its processes were told to stop before they had begun
-                run.fail("interrupted", AT_ONCE)
-        stop = _interrupted(runs, begun[0].training.loader.steps_per_epoch)
-        out.note(stop.message)
-        out.note(str(stop.hint))
-        raise stop
+        raise _stopped(begun, out)
     return header.summarise(runs, out)
+
+
+@contextmanager
+def told_with(begun: Sequence[Begun], out: Reporter) -> Iterator[None]:
+    """Around all that follows the claim of runs: a Ctrl-C is told with how they go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if not begun:
+            raise
+        raise _stopped(begun, out) from stop
+
+
+def _stopped(begun: Sequence[Begun], out: Reporter) -> CikdError:
+    """What is told, and noted, of runs that a signal has stopped."""
+    runs = [RunDir.open(one.run.path, finished=False) for one in begun]
+    for run in runs:
+        if run.record["status"] == "running":  # its processes were told to stop before they had begun
+            run.fail("interrupted", AT_ONCE)
+    stop = _interrupted(runs, begun[0].training.loader.steps_per_epoch)
+    out.note(stop.message)
+    out.note(str(stop.hint))
+    return stop
 
 
 def _end_badly(path: Path, error: BaseException) -> None:
@@ -168,8 +184,9 @@ def _interrupted(runs: Sequence[RunDir], steps_per_epoch: int) -> CikdError:
     commands = "  and  ".join(resume_command(run) for run in runs)
     if first.record.get("curriculum"):
         commands += f"  or all that is left with  {curriculum_command(first.record['argv'])}"
-    said = f"{named} {first.record['message']}, and {'is' if len(runs) == 1 else 'are'} saved."
-    if first.record["message"] == AT_ONCE:
+    message = first.record.get("message") or AT_ONCE
+    said = f"{named} {message}, and {'is' if len(runs) == 1 else 'are'} saved."
+    if message == AT_ONCE:
         step, epochs = saved_step(first), first.config()["epochs"]
         epoch = step // steps_per_epoch
         last = f"epoch {epoch} of {epochs}" if epoch else "its first epoch"

@@ -20,7 +20,7 @@ from cikd_cli.options import Request, RunOptions, flag_name
 from cikd_cli.recipes import data_name, typed_values
 from cikd_cli.runs import RunDir
 from cikd_cli.stages import header, held_out
-from cikd_cli.stages.execution import Begun, stored_config, train
+from cikd_cli.stages.execution import Begun, stored_config, told_with, train
 from cikd_cli.stages.job import Job, tell
 from cikd_cli.stages.prepare import prepare
 from cikd_cli.stages.rehearsal import dry_run
@@ -56,14 +56,16 @@ def resume(
     tell(out, [("resume", f"{run_dir.path} {done if step else 'from its beginning: nothing was saved'}"), *job.facts])
     if options.dry_run:
         return dry_run([job], [training], hardware, out)
-    with run_dir.lock():
-        run_dir.update(status="running", weights=None, result=None, message=None, finished=None)
-        if epochs != config.epochs:
-            run_dir.write_config(run_dir.config() | {"epochs": epochs})
-        if not run_dir.record.get("images"):  # killed before it had written them
-            held_out.write(run_dir, job.source, held_out.remember(job.parents))
-    out.attach_log(run_dir.path / "log.txt")
-    return train([Begun(job, training, run_dir)], hardware, options, out)
+    begun = [Begun(job, training, run_dir)]
+    with told_with(begun, out):
+        with run_dir.lock():
+            run_dir.update(status="running", weights=None, result=None, message=None, finished=None)
+            if epochs != config.epochs:
+                run_dir.write_config(run_dir.config() | {"epochs": epochs})
+            if not run_dir.record.get("images"):  # killed before it had written them
+                held_out.write(run_dir, job.source, held_out.remember(job.parents))
+        out.attach_log(run_dir.path / "log.txt")
+        return train(begun, hardware, options, out)
 
 
 def find_named(request: Request) -> RunDir | None:

@@ -20,7 +20,7 @@ from cikd_cli.options import Request
 from cikd_cli.recipes import data_name
 from cikd_cli.runs import RunDir
 from cikd_cli.stages import STAGES, header, held_out
-from cikd_cli.stages.execution import Begun, follow, train
+from cikd_cli.stages.execution import Begun, follow, told_with, train
 from cikd_cli.stages.job import Job, fit_batch
 from cikd_cli.stages.prepare import prepare
 from cikd_cli.stages.rehearsal import dry_run, roughly, seconds_of, worth_foretelling
@@ -98,22 +98,23 @@ def _carry_out(
         import_module("cikd_cli.stages.ahead").offer_laptop(seconds, config, resolved.recipe, hardware, options, out)
     if options.dry_run:
         return summary
-    begun = []
-    for name, job, training in zip(names, jobs, trainings, strict=True):
-        run_dir = RunDir.create(
-            Path(options.runs_dir),
-            request.stage,
-            prefix=STAGES[request.stage].prefix,
-            name=name,
-            record=header.record(request, job, training, hardware, resolved.recipe),
-            config=job.config.model_dump(mode="json"),
-        )
-        held_out.write(run_dir, job.source, held_out.remember(job.parents))
-        begun.append(Begun(job, training, run_dir))
-    out.attach_log(*(one.run.path / "log.txt" for one in begun))
-    stop = "stop with Ctrl-C (saves); resume: "
-    out.fields([*(("run", f"{one.run.path}  {stop}{resume_command(one.run)}") for one in begun), ("", "")])
-    return train(begun, hardware, options, out)
+    begun: list[Begun] = []
+    with told_with(begun, out):
+        for name, job, training in zip(names, jobs, trainings, strict=True):
+            run_dir = RunDir.create(
+                Path(options.runs_dir),
+                request.stage,
+                prefix=STAGES[request.stage].prefix,
+                name=name,
+                record=header.record(request, job, training, hardware, resolved.recipe),
+                config=job.config.model_dump(mode="json"),
+            )
+            begun.append(Begun(job, training, run_dir))
+            held_out.write(run_dir, job.source, held_out.remember(job.parents))
+        out.attach_log(*(one.run.path / "log.txt" for one in begun))
+        stop = "stop with Ctrl-C (saves); resume: "
+        out.fields([*(("run", f"{one.run.path}  {stop}{resume_command(one.run)}") for one in begun), ("", "")])
+        return train(begun, hardware, options, out)
 
 
 def _names(request: Request, hardware: Hardware) -> list[str | None]:
