@@ -78,9 +78,9 @@ def test_exact_copies_lie_on_one_side_under_another_class_too_and_are_named(tmp_
     assert not held(source) & held(source, TRAIN)
     assert len(held(source)) == 8  # a fifth of 40 images, each counted once
     facts = dict(source.facts)
-    assert "20 exact" in facts["copies"]
+    assert "20 exact copies" in facts["copies"]
     assert "a/copy-000.png = a/000.png" in facts["copies"]
-    assert "1 under another class as well: b/same.png = a/003.png" in facts["warning"]
+    assert "1 exact copy lies under another class as well: b/same.png = a/003.png" in facts["warning"]
 
 
 def test_a_class_of_one_image_many_times_is_refused(tmp_path):
@@ -96,7 +96,7 @@ def test_copies_in_the_users_own_train_and_test_are_said(tmp_path):
     draw(tmp_path / "test", {"a": 2, "b": 2}, seed=1)
     shutil.copy(tmp_path / "train/a/000.png", tmp_path / "test/a/009.png")
     facts = dict(load(tmp_path).facts)
-    assert "1 in two splits" in facts["warning"]
+    assert "1 exact copy lies in two splits" in facts["warning"]
     assert "train/a/000.png = test/a/009.png" in facts["warning"]
 
 
@@ -142,7 +142,7 @@ def test_images_that_are_gone_are_said(tmp_path):
     (folder / "a/000.png").unlink()
     (folder / "b/003.png").unlink()
     after = load(folder, memory=memory_of(before))
-    assert "2 are gone" in dict(after.facts)["changed"]
+    assert "2 images are gone" in dict(after.facts)["changed"]
     assert held(after) <= held(before)
 
 
@@ -283,6 +283,20 @@ def test_a_run_says_which_images_it_kept_and_its_descendants_keep_them(cikd, rec
     assert (moved["images"], moved["top1"]) == (8, first["top1"])
     cikd("lm", "--from", "runs/a", "--data", "elsewhere", "--recipe", recipe, "--name", "m", "--quiet")
     assert lines("runs/m", "held-out.txt") == lines("runs/l", "held-out.txt")
+
+
+def test_a_finished_curriculum_is_scored_on_what_it_held_out_when_the_folder_has_grown(cikd, recipe, tmp_path):
+    folder = draw(tmp_path / "set", {"a": 20, "b": 20})
+    words = ("run", "--data", folder, "--recipe", recipe, "--epochs", "1", "--set", "warmup=0", "--gpus", "cpu")
+    first = json.loads(cikd(*words, "--json").stdout)
+    draw(folder, {"a": 15, "b": 15}, seed=4, first=100)
+    outcome = cikd(*words, "--json")
+    assert "30 images are new" in outcome.stderr
+    assert "--fresh trains anew" in outcome.stderr
+    again = json.loads(outcome.stdout)
+    assert again["lm"] == first["lm"]
+    assert again["eval"]["images"] == first["eval"]["images"] == 8
+    assert again["eval"]["top1"] == first["eval"]["top1"]
 
 
 def test_edited_lists_of_images_are_noticed(cikd, teacher):

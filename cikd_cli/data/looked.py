@@ -10,11 +10,8 @@ from cikd_cli.data import content
 from cikd_cli.data.content import Digests
 from cikd_cli.data.decode import check_readable, looked_into, readable
 from cikd_cli.data.folders import Facts, Found, read_folder
-from cikd_cli.data.paths import Paths
-from cikd_cli.data.splits import Indices, Split
+from cikd_cli.data.splits import Split
 from cikd_cli.errors import CikdError
-
-_SHOWN = 3  # pairs of copies that the header names
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,52 +79,3 @@ def _doubtful(doubts: Sequence[tuple[object, str]]) -> Facts:
     path, doubt = doubts[0]
     several = f" and {len(doubts) - 1:,} more images" if len(doubts) > 1 else ""
     return (("warning", f"{path}{several} may come out dark: {doubt}"),)
-
-
-def copies(looked: Looked) -> Facts:
-    """Rows that name exact copies: in one class, under another, and in two splits of the user's own."""
-    if looked.by != "content":
-        return (("told apart", f"by name and size: more than {content.MOST:,} files"),)
-    every, unique, first = looked.every_digest, *np.unique(looked.every_digest, return_index=True)
-    if len(unique) == len(every):
-        return ()
-    firsts = first[np.searchsorted(unique, every)]
-    again = np.flatnonzero(firsts != np.arange(len(every)))
-    labels = np.concatenate([split.labels for split in looked.parts.values()])
-    bounds = np.cumsum([len(split) for split in looked.parts.values()])
-    part = np.searchsorted(bounds, np.arange(len(every)), side="right")
-    other_part = again[part[again] != part[firsts[again]]]
-    elsewhere = again[(part[again] == part[firsts[again]]) & (labels[again] != labels[firsts[again]])]
-    same = np.setdiff1d(again, np.concatenate([other_part, elsewhere]))
-    name = _Names(looked)
-    rows = []
-    if len(same):
-        rows.append(("copies", f"{len(same):,} exact, each on the side of its first: {name.pairs(same, firsts)}"))
-    if len(elsewhere):
-        rows.append(("warning", f"{len(elsewhere):,} under another class as well: {name.pairs(elsewhere, firsts)}"))
-    if len(other_part):
-        text = (
-            f"{len(other_part):,} in two splits, so that scores on them say nothing: {name.pairs(other_part, firsts)}"
-        )
-        rows.append(("warning", text))
-    return tuple(rows)
-
-
-class _Names:
-    """The names of images by their place among those of all parts."""
-
-    def __init__(self, looked: Looked) -> None:
-        self._folder = looked.found.folder
-        self._items = [split.items for split in looked.parts.values()]
-
-    def pairs(self, indices: Indices, firsts: Indices) -> str:
-        told = [f"{self._name(index)} = {self._name(int(firsts[index]))}" for index in indices[:_SHOWN].tolist()]
-        return ", ".join(told) + (", …" if len(indices) > _SHOWN else "")
-
-    def _name(self, index: int) -> str:
-        for items in self._items:
-            if index < len(items):
-                assert isinstance(items, Paths)
-                return items[index].relative_to(self._folder).as_posix()
-            index -= len(items)
-        raise IndexError(index)

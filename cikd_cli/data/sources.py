@@ -11,9 +11,10 @@ from cikd_cli.data.decode import check_readable, looked_into
 from cikd_cli.data.division import TEST, TRAIN, UNUSED, VAL, Memory, Sides, divide
 from cikd_cli.data.folders import Facts
 from cikd_cli.data.layout import LAYOUT, is_unicode
-from cikd_cli.data.looked import Looked, copies, look_into
+from cikd_cli.data.looked import Looked, look_into
 from cikd_cli.data.named import NAMED, read_named
 from cikd_cli.data.paths import Paths
+from cikd_cli.data.remarks import changes, clash, copies
 from cikd_cli.data.splits import UNLABELLED, DataSource, Split, fingerprint, hold_out, subset
 from cikd_cli.errors import CikdError
 
@@ -144,28 +145,6 @@ def _known(memory: Memory | None, digests: Digests) -> Sides:
     return np.zeros(len(digests), dtype="U6") if memory is None else memory.side_of(digests)
 
 
-def changes(
-    looked: Looked,
-    memory: Memory | None,
-    known: dict[str, Sides],
-    sides: dict[str, Sides],
-    *,
-    unused: str = UNUSED,
-) -> Facts:
-    """A row about images that came and went since the runs in `memory`, if it is their data."""
-    if memory is None or not any((part != "").any() for part in known.values()):
-        return ()
-    new = np.concatenate([sides[name][part == ""] for name, part in known.items()])
-    gone = len(np.setdiff1d(np.union1d(memory.trained, memory.held), looked.every_digest))
-    if not len(new) and not gone:
-        return ()
-    words = {TRAIN: TRAIN, VAL: VAL, TEST: TEST, UNUSED: unused}
-    places = ", ".join(f"{int((new == side).sum()):,} {word}" for side, word in words.items() if side in new)
-    said = [f"{len(new):,} images are new ({places})"] if len(new) else []
-    said += [f"{gone:,} are gone"] if gone else []
-    return (("changed", f"since {' and '.join(memory.names)}: {', '.join(said)}; the others stay where they were"),)
-
-
 def _refuse_leaks(looked: Looked, memory: Memory) -> None:
     """Refuse folders for test and val that hold images a run before has learned from."""
     for side in (TEST, VAL):
@@ -245,15 +224,8 @@ def _named(
         fingerprint=fingerprint(contents.classes, splits, root=root),
         looked_into=sum(len(looked_into(split, skip_unreadable)) for split in given),
         skipped=sum(map(len, given)) - sum(len(split) for split in splits if split is not None),
-        facts=_clash(name),
+        facts=clash(name),
     )
-
-
-def _clash(name: str) -> Facts:
-    """A row about a folder here that has the name of a set."""
-    if not Path(name).is_dir():
-        return ()
-    return (("warning", f"{name} is the data set of that name; the folder here is --data ./{name}"),)
 
 
 def _nearest(data: str, folder: Path) -> str | None:

@@ -10,6 +10,8 @@ from typing import Any
 from cikd_cli import chain
 from cikd_cli.config import CurriculumConfig
 from cikd_cli.console import Reporter, duration, reporter
+from cikd_cli.data.division import TRAIN
+from cikd_cli.data.scored import scored_folder
 from cikd_cli.engine.distributed import choose_hardware
 from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
 from cikd_cli.inheritance import STUDENT_KNOBS
@@ -20,6 +22,7 @@ from cikd_cli.runs import RunDir
 from cikd_cli.stages import STAGES, report
 from cikd_cli.stages.ahead import build_all, foretell_all, offer_laptop
 from cikd_cli.stages.execution import curriculum_command
+from cikd_cli.stages.held_out import remember
 from cikd_cli.stages.rehearsal import Cost, cost_of, resident_bytes
 
 ANALYSES = ("eval", "mad", "cka")
@@ -49,6 +52,8 @@ def _carry_out_all(request: Request) -> dict[str, Any]:
         found = None if options.fresh else _find(Path(options.runs_dir), tag)
         if name == "teacher" and (found is None or found.status != "done"):
             _look_ahead(resolved, options, out)
+        elif name == "teacher" and found is not None:
+            _tell_changes(found, out)
         runs[name] = _carry_out(step, found, tag, out)
     student = runs["lm"].path
     beside = [runs[name].path for name in ("lm", "teacher", "baseline") if name in runs]
@@ -117,6 +122,25 @@ def _carry_out(step: Request, found: RunDir | None, tag: str, out: Reporter) -> 
         summary = module.run(Request(step.stage, step.flags, options, step.argv, curriculum=tag))
     out.line()
     return RunDir.open(summary["run"])
+
+
+def _tell_changes(found: RunDir, out: Reporter) -> None:
+    """Warn of images that came or went since a run that is taken as it is."""
+    memory, config = remember([found]), found.config()
+    if memory is None or not Path(config["data"]).is_dir():
+        return
+    source, _ = scored_folder(
+        config["data"],
+        memory,
+        own=True,
+        split=TRAIN,
+        classes=(),
+        labelled=False,
+        skip_unreadable=config.get("skip_unreadable", False),
+    )
+    changed = dict(source.facts).get("changed")
+    if changed:
+        out.warn(f"{changed}. The runs are taken as they are, and scored on what they held out; --fresh trains anew")
 
 
 def _find(runs_dir: Path, tag: str) -> RunDir | None:
