@@ -65,7 +65,7 @@ def resolve_stage(
 
 def with_known_batch(resolved: Resolved, inherited: Inherited, processes: int) -> Resolved:
     """For showing: the batch that the data will choose, where a parent on the same images has counted them."""
-    counted = inherited.parent.record["data"] if inherited.parent else {}
+    counted = (inherited.parent.record.get("data") or {}) if inherited.parent else {}
     if not (resolved.by_data and inherited.values.get("data") and counted.get("name") == inherited.values["data"]):
         return resolved
     most = resolved.config.model_dump()["batch_size"]

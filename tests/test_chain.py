@@ -7,7 +7,7 @@ from cikd_cli.config import AliConfig, FinetuneTeacherConfig
 from cikd_cli.errors import CikdError
 from cikd_cli.inheritance import DATA_KNOBS, STUDENT_KNOBS, inherited_settings
 from cikd_cli.options import Request, RunOptions
-from cikd_cli.recipes import MAY_DIFFER
+from cikd_cli.recipes import MAY_DIFFER, recipe_names
 from cikd_cli.runs import RunDir
 
 
@@ -133,6 +133,11 @@ def test_another_value_for_a_later_stage_is_refused_exactly_where_the_stage_itse
 def test_a_student_that_differs_between_stages_is_refused(key, stage):
     with pytest.raises(CikdError, match="share student"):
         curriculum(set=(f"{stage}.{key}={'vit_pico' if key == 'student' else 24}",))
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_stages_of_a_recipe_agree_with_each_other(name):
+    assert curriculum(recipe=name).recipe == name
 
 
 def test_the_same_value_in_another_spelling_is_no_difference(tmp_path, monkeypatch):

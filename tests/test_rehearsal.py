@@ -133,7 +133,7 @@ def test_a_run_that_will_take_long_is_offered_the_laptop_recipe_when_it_starts(c
 def test_the_header_of_a_run_lists_what_its_recipe_sets(cikd, photos):
     scratch = ("--teacher", "scratch", "--set", "teacher_depth=1", "--epochs", "2")
     said = cikd("finetune-teacher", "--data", photos, "--recipe", "laptop", *scratch, "--dry-run").stdout
-    assert "it sets image_size 112, decode_size 128" in said
+    assert "it sets image_size 112, decode_size 256" in said
     assert "batch 3 by the data (30 images)" in said
 
 

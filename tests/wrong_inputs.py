@@ -79,7 +79,7 @@ def remove_all_but(before: dict[str, float]) -> None:
 
 def row(case: Case, stderr: str) -> str:
     """The case's line in docs/errors.md."""
-    sentence, hint = [*stderr.splitlines(), ""][:2]
+    sentence, hint = [*(line for line in stderr.splitlines() if not line.startswith("warning: ")), ""][:2]
     told = sentence.removeprefix("error: ") + (f"<br>*{hint.removeprefix('hint: ')}*" if hint else "")
     told = told.replace(str(Path.cwd()), "…")
     if case.theirs:
@@ -265,6 +265,8 @@ CASES = (
     Case("Flags", "nothing to imitate", f"{ALI}--no-qk --no-vv", "at least one kind of relation"),
     Case("Flags", "a batch larger than the data", f"{ALI}--batch-size 31", "larger than the 30 training images"),
     Case("Flags", "fp16 without a GPU in a later stage", f"{RUN}--set lm.precision=fp16", "fp16 trains on GPUs only"),
+    Case("Flags", "a stage that contradicts another", f"{RUN}--set ali.decode_size=8", "share decode_size, but:"),
+    Case("Flags", "another parent inside cikd run", f"{RUN}--set lm.from_run=runs/ali", "the ali run it has made, not"),
     Case("Flags", "an odd batch for two", f"{RUN}--processes 2 --set ali.batch_size=7", "cannot be divided among 2"),
     Case("Flags", "a list that ends in a comma", f"{ALI}--lob 2,", "nothing stands beside a comma"),
     Case("Flags", "quotes in a job's words", "slurm ali --name x --mem 64\"G", "mem must be a word without spaces or"),
