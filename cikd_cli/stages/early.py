@@ -9,7 +9,7 @@ from cikd_cli import elastic, numbering
 from cikd_cli.config import CurriculumConfig, FinetuneTeacherConfig, StageConfig
 from cikd_cli.data.layout import NearlyLayoutError, read_layout
 from cikd_cli.errors import CikdError
-from cikd_cli.files import has_weights_suffix
+from cikd_cli.files import has_weights_suffix, is_file
 from cikd_cli.inheritance import resolve_stage
 from cikd_cli.options import Request, Resolved, gpu_numbers
 from cikd_cli.patches import check_patch, patch_of
@@ -110,12 +110,16 @@ def _network(word: str, runs_dir: Path) -> str:
 
 def _teacher(stage: Stage, word: str, run: Callable[[str], str], network: Callable[[str], str]) -> str:
     """What --teacher names: a run, for the teacher's own stage or for cka any network, else no run and not yet one."""
-    if word == "scratch" or (Path(word).is_file() and stage.command == "finetune-teacher"):
+    makes = stage.command in ("finetune-teacher", "run")
+    if word == "scratch" or "://" in word or (Path(word).is_file() and makes):
         return word
     if has_weights_suffix(word) and not Path(word).exists():
         raise no_weights_file(Path(word))
     if stage.command in ("ali", "lm") and patch_of(word) is None and not Path(word).is_file():
         return run(word)
+    if makes and word.count("/") == 1 and not word.startswith(_HUBS) and not Path(word).parent.exists():
+        hint = f"check the path given to --teacher; for one on huggingface.co  --teacher hf-hub:{word}"
+        raise CikdError(f"There is no run and no weights file {word}.", hint=hint)
     return network(word)
 
 
@@ -125,7 +129,7 @@ def _check_teacher(config: FinetuneTeacherConfig) -> None:
     path = Path(config.teacher)
     if config.teacher == "scratch":
         patch: int | None = config.teacher_patch
-    elif path.is_dir():
+    elif is_file(path / "run.json"):
         patch = _patch_of(RunDir.open(path, stages=("finetune-teacher",), whole=False))
     else:
         patch = patch_of(config.teacher_arch or path.name)
