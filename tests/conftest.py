@@ -1,6 +1,7 @@
 """A tiny curriculum: three classes of coloured 16-pixel squares, a two-block teacher from scratch, a small student."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tiny networks, and tests that share a machine
 
@@ -9,6 +10,9 @@ from tiny import RECIPE, draw_photos
 from typer.testing import CliRunner
 
 from cikd_cli.cli import app
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which whoever started the tests, nohup say, may have ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
