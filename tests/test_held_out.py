@@ -312,5 +312,14 @@ def test_other_images_under_lm_are_refused(cikd, teacher, recipe, tmp_path):
     assert "runs/a was made for" in said
 
 
+def test_a_teacher_of_other_images_in_the_same_place_is_refused(cikd, recipe, tmp_path):
+    folder = draw(tmp_path / "set", {"a": 10, "b": 10})
+    cikd("finetune-teacher", "--data", folder, "--recipe", recipe, "--name", "t", "--quiet")
+    shutil.rmtree(folder)
+    draw(folder, {"a": 10, "b": 10}, seed=6)
+    for words in (("ali", "--data", folder), ("lm", "--teacher", "runs/t")):
+        assert "are not those the teacher" in cikd(*words, "--recipe", recipe, code=2).output
+
+
 def test_a_named_set_has_no_lists(tmp_path):
     assert load_source("digits", data_root=tmp_path, download=False).digests == {}

@@ -13,6 +13,7 @@ from torch import nn
 from cikd_cli.batch_size import fitting_batch
 from cikd_cli.config import DataConfig, StudentConfig, TrainingConfig
 from cikd_cli.console import Reporter
+from cikd_cli.data.division import Memory
 from cikd_cli.data.sources import DataSource, load_source
 from cikd_cli.data.views import ViewLaw
 from cikd_cli.engine.optim import parameter_groups
@@ -99,14 +100,20 @@ def check_same_images(config: DataConfig, source: DataSource) -> None:
     memory = remember(runs)
     if memory is None or config.data in [run.record["data"]["name"] for run in runs]:
         return
-    known = np.union1d(memory.trained, memory.held)
-    there = np.concatenate([np.empty(0, dtype="S32"), *source.digests.values()])
-    if len(np.intersect1d(known, there)) < len(known) / 2:
+    if not _mostly_there(memory, source):
         raise CikdError(
             f"data {config.data} is not what {' and '.join(memory.names)} was made for, "
             f"{runs[-1].record['data']['name']}",
             hint=f"cikd finetune-teacher --data {config.data} makes a teacher for it",
         )
+
+
+def _mostly_there(memory: Memory | None, source: DataSource) -> bool:
+    """Whether a source holds at least half of the images that are remembered."""
+    if memory is None or not source.digests:
+        return False
+    known = np.union1d(memory.trained, memory.held)
+    return len(np.intersect1d(known, np.concatenate(list(source.digests.values())))) >= len(known) / 2
 
 
 def open_teacher(config: StudentConfig, source: DataSource | None) -> tuple[RunDir, VisionTransformer, ModelSpec]:
@@ -131,7 +138,7 @@ def open_teacher(config: StudentConfig, source: DataSource | None) -> tuple[RunD
             f"{config.data} has {len(source.classes)} ({_some(source.classes)}).",
             hint=command,
         )
-    if run.record["data"]["fingerprint"] != source.fingerprint and not run.record.get("images"):
+    if run.record["data"]["fingerprint"] != source.fingerprint and not _mostly_there(remember([run]), source):
         raise CikdError(
             f"The images of {config.data} are not those the teacher {run.path} was trained on (their fingerprints "
             f"{run.record['data']['fingerprint'][:8]}… and {source.fingerprint[:8]}… differ).",
