@@ -103,6 +103,31 @@ def test_linked_folders_are_followed_and_loops_end(tmp_path):
     assert total(load(linked)) == 15
 
 
+def test_links_that_lead_back_up_label_nothing_and_are_said(tmp_path):
+    data = folder(tmp_path / "set", "a", "b")
+    (data / "a/up").symlink_to(data)
+    (data / "b/far").symlink_to(tmp_path)
+    (data / "loop").symlink_to(data / "loop")
+    source = load(data)
+    assert total(source) == 10
+    assert "a/up, a link that leads back up; b/far, a link that leads back up" in dict(source.facts)["not read"]
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    data = folder(tmp_path / "set", "a", "b")
+    folder(data / "a", "deep")
+    scandir = os.scandir
+
+    def closed(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)  # the tests may be root's, who may read everything
+    with pytest.raises(CikdError, match=r"a/deep cannot be read: permission denied"):
+        load(data)
+
+
 def test_a_class_in_two_unicode_forms_is_one_class(tmp_path):
     data = tmp_path / "set"
     for form, part in (("NFD", "train"), ("NFC", "test")):
@@ -119,10 +144,12 @@ def test_what_is_not_read_is_named(tmp_path):
     data = folder(tmp_path / "set/train", "a", "b").parent
     noise(data / "extra/1.png")
     noise(data / "train/stray.png")
+    noise(data / "beside.png")
     (data / "annotations").mkdir()
     said = dict(load(data).facts)["not read"]
     assert "annotations/ (no images)" in said
     assert "extra/ (1 image)" in said
+    assert f"1 image in {data} itself" in said
     assert f"1 image in {data / 'train'} itself, outside of class folders" in said
 
 

@@ -38,7 +38,15 @@ def memory_of(source: DataSource) -> Memory:
     sides = [side for side in (TEST, VAL, UNUSED) if side in source.digests]
     out = [source.digests[side] for side in sides]
     names = np.concatenate([np.full(len(digests), side) for side, digests in zip(sides, out, strict=True)])
-    return Memory(source.digests[TRAIN], np.concatenate(out), names.astype("U6"), ("runs/t",))
+    held_out = np.concatenate(out)
+    return Memory(
+        trained=source.digests[TRAIN],
+        held=held_out,
+        sides=names.astype("U6"),
+        leaked=np.setdiff1d(source.digests[TRAIN], held_out),
+        own=np.concatenate([source.digests[TRAIN], held_out]),
+        names=("runs/t",),
+    )
 
 
 # ---- the law of the split ----
@@ -188,6 +196,24 @@ def test_a_test_image_that_the_user_moves_into_train_may_be_trained_on(tmp_path)
     assert (len(after.train), len(after.test)) == (11, 7)
 
 
+def test_a_folder_that_grows_beyond_what_is_read_whole_is_still_known_by_content(tmp_path, monkeypatch):
+    folder = draw(tmp_path / "set", {"a": 20, "b": 20})
+    before = load(folder)
+    draw(folder, {"a": 10, "b": 10}, seed=1, first=100)
+    monkeypatch.setattr(content, "MOST", 45)
+    after = load(folder, memory=memory_of(before))
+    assert held(before) < held(after)
+    assert not held(after) & held(before, TRAIN)
+
+
+def test_a_folder_that_was_known_by_name_stays_so_when_it_shrinks(tmp_path, monkeypatch):
+    folder = draw(tmp_path / "set", {"a": 20, "b": 20})
+    monkeypatch.setattr(content, "MOST", 10)
+    before = load(folder)
+    monkeypatch.setattr(content, "MOST", 1000)
+    assert held(load(folder, memory=memory_of(before))) == held(before)
+
+
 # ---- what a run may be scored on ----
 
 
@@ -244,6 +270,15 @@ def test_a_folder_of_learned_images_only_cannot_be_scored(tmp_path):
             scored(folder, memory_of(before), own=own)
 
 
+def test_other_images_in_three_folders_are_scored_on_their_test_folder(tmp_path):
+    before = load(draw(tmp_path / "set", {"a": 10, "b": 10}))
+    for seed, part in enumerate(("train", "val", "test"), start=5):
+        draw(tmp_path / "other" / part, {"a": 4, "b": 4}, seed=seed)
+    source, own = scored(tmp_path / "other", memory_of(before), own=False)
+    assert (len(source.test), own) == (8, False)
+    assert {path.parent.parent.name for path in source.test.items} == {"test"}
+
+
 def test_train_images_can_be_scored_by_name(tmp_path):
     folder = draw(tmp_path / "set", {"a": 10, "b": 10})
     before = load(folder)
@@ -297,6 +332,35 @@ def test_a_finished_curriculum_is_scored_on_what_it_held_out_when_the_folder_has
     assert again["lm"] == first["lm"]
     assert again["eval"]["images"] == first["eval"]["images"] == 8
     assert again["eval"]["top1"] == first["eval"]["top1"]
+
+
+def test_the_weights_file_of_a_run_stands_for_the_run(cikd, recipe, tmp_path):
+    folder = draw(tmp_path / "set", {"a": 20, "b": 20})
+    words = ("finetune-teacher", "--data", folder, "--recipe", recipe, "--quiet")
+    cikd(*words, "--name", "t")
+    for name, typed in (
+        ("f", ("--teacher", "runs/t/model.safetensors")),
+        ("s", ("--set", "teacher=runs/t/model.safetensors")),
+    ):
+        cikd(*words, "--name", name, "--set", "split_seed=5", *typed)
+        assert {line.split()[0] for line in lines(f"runs/{name}", "held-out.txt")} == {
+            line.split()[0] for line in lines("runs/t", "held-out.txt")
+        }
+
+
+def test_what_one_parent_held_out_does_not_excuse_what_another_learned_from(cikd, recipe, tmp_path):
+    flat = draw(tmp_path / "flat", {"a": 10, "b": 10})
+    cikd("finetune-teacher", "--data", flat, "--recipe", recipe, "--name", "one", "--quiet")
+    cikd("ali", "--teacher", "runs/one", "--recipe", recipe, "--name", "a", "--quiet")
+    parted = tmp_path / "parted"
+    shutil.copytree(flat, parted / "train")
+    for path in sorted(parted.glob("train/*/00[0-4].png")):
+        place = parted / "test" / path.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        path.rename(place / path.name)
+    cikd("finetune-teacher", "--data", parted, "--recipe", recipe, "--name", "two", "--quiet")
+    said = cikd("ali", "--teacher", "runs/two", "--from", "runs/a", "--recipe", recipe, code=2).output
+    assert "of the 10 test images are among those that" in said
 
 
 def test_edited_lists_of_images_are_noticed(cikd, teacher):

@@ -130,6 +130,7 @@ def test_ctrl_c_while_the_program_is_loaded_leaves_one_sentence(photos, tmp_path
     process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     maps = Path(f"/proc/{process.pid}/maps")
     while "/libtorch" not in maps.read_text():  # on its way, however long that takes
+        assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     said, told = process.communicate(timeout=60)

@@ -15,10 +15,12 @@ from cikd_cli.data.paths import Paths
 from cikd_cli.data.splits import Split
 from cikd_cli.errors import CikdError
 
-Digests: TypeAlias = NDArray[np.bytes_]  # (n,) of 32 hexadecimal digits
+Digests: TypeAlias = NDArray[np.bytes_]  # (n,) of 32 hexadecimal digits; of names and sizes the first is an n
 
 MOST = 200_000  # files of a data set that are read whole; of a larger one only names and sizes are looked at
-_BYTES = 16
+DIGITS = 32
+KIND = f"S{DIGITS}"  # of an array of digests
+_NAMED = b"n"
 
 
 @dataclass(frozen=True)
@@ -38,19 +40,25 @@ def look(split: Split) -> Seen:
     items = split.items
     assert isinstance(items, Paths)
     found = in_threads(lambda index: _look(items[index]), range(len(split)))
-    digests = np.array([digest for digest, _ in found], dtype=f"S{2 * _BYTES}")
+    digests = np.array([digest for digest, _ in found], dtype=KIND)
     faults = {index: word for index, (_, word) in enumerate(found) if isinstance(word, CikdError)}
     doubts = {index: word for index, (_, word) in enumerate(found) if isinstance(word, str) and word}
     return Seen(digests, faults, doubts)
 
 
 def by_name(split: Split, folder: Path) -> Digests:
-    """Digests of each file's name relative to `folder` and its size, where there are too many to read."""
+    """Digests of each file's name relative to `folder` and its size, where there are too many to read.
+
+    Raises CikdError for a file that is gone.
+    """
     assert isinstance(split.items, Paths)
-    names = (os.fspath(path) for path in split.items)
-    before = len(os.fspath(folder)) + 1
-    made = [_digest(f"{name[before:]}\0{os.stat(name).st_size}".encode(errors="surrogateescape")) for name in names]  # noqa: PTH116
-    return np.array(made, dtype=f"S{2 * _BYTES}")
+    names, before = map(os.fspath, split.items), len(os.fspath(folder)) + 1
+    return np.array([_name_digest(name, before) for name in names], dtype=KIND)
+
+
+def are_named(digests: Digests) -> NDArray[np.bool_]:
+    """Which digests are of names and sizes, and say nothing of contents."""
+    return np.char.startswith(digests, _NAMED) if len(digests) else np.zeros(0, dtype=bool)
 
 
 def ranks(digests: Digests, *, seed: int, what: str) -> NDArray[np.uint64]:
@@ -65,12 +73,19 @@ def _look(item: Path) -> tuple[str, CikdError | str]:
     try:
         doubt = images.look(item)
         with item.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_BYTES)).hexdigest(), doubt
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=DIGITS // 2)).hexdigest(), doubt
     except CikdError as error:
         return "", error
     except OSError as error:
         return "", CikdError(f"{item} cannot be read: {(error.strerror or str(error)).lower()}.")
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=_BYTES).hexdigest()
+def _name_digest(name: str, before: int) -> bytes:
+    try:
+        size = os.stat(name).st_size  # noqa: PTH116
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        hint = "--skip-unreadable counts such images and goes on without them"
+        raise CikdError(f"{name} cannot be read: {reason}.", hint=hint) from error
+    text = f"{name[before:]}\0{size}".encode(errors="surrogateescape")
+    return _NAMED + hashlib.blake2b(text, digest_size=DIGITS // 2).hexdigest().encode()[1:]

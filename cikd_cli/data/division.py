@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cikd_cli.data.content import Digests, ranks
+from cikd_cli.data.content import Digests, are_named, ranks
 from cikd_cli.data.layout import listed
 from cikd_cli.data.splits import TEST_SHARE, Indices, Labels
 from cikd_cli.errors import CikdError
@@ -23,13 +23,21 @@ class Memory:
     """What runs before did with images, by digest.
 
     trained: those they learned from.  held: those they did not, and `sides` why: for "test", for "val", or "unused".
-    names: the runs, for people.
+    leaked: those that a run learned from without holding them out itself.  own: those of the runs' own data, and not
+    only of the runs before them.  names: the runs, for people.
     """
 
     trained: Digests
     held: Digests
     sides: Sides
+    leaked: Digests
+    own: Digests
     names: tuple[str, ...] = ()
+
+    @property
+    def by_name(self) -> bool:
+        """Whether it knows images by name and size only."""
+        return bool(len(self.own)) and bool(are_named(self.own).all())
 
     def side_of(self, digests: Digests) -> Sides:
         """Where each image was: learned from ("train"), held out, or "" for one that is new."""
@@ -41,10 +49,6 @@ class Memory:
             found[there] = self.sides[order][place[there]]
         found[np.isin(digests, self.trained)] = TRAIN
         return found
-
-    def leaked(self, digests: Digests) -> NDArray[np.bool_]:
-        """Which images were learned from, though none of these runs held them out."""
-        return np.isin(digests, self.trained) & ~np.isin(digests, self.held)
 
 
 def divide(

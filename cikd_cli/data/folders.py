@@ -10,7 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from cikd_cli.data.formats import advice, is_image, kind
-from cikd_cli.data.layout import SPLITS, Classes, NearlyLayoutError, class_folders, listed, read_layout
+from cikd_cli.data.layout import (
+    SPLITS,
+    Classes,
+    NearlyLayoutError,
+    class_folders,
+    entries,
+    listed,
+    read_layout,
+    unreadable,
+)
 from cikd_cli.data.paths import Paths
 from cikd_cli.data.splits import UNLABELLED, Split
 from cikd_cli.errors import CikdError
@@ -35,10 +44,11 @@ class Found:
 
 @dataclass
 class _Listing:
-    """The images below some folders, and what else lies there, counted by kind."""
+    """The images below some folders, what else lies there, counted by kind, and links that lead back up."""
 
     images: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
+    back: list[str] = field(default_factory=list)
 
 
 def read_folder(folder: Path, *, labelled: bool) -> Found:
@@ -72,7 +82,8 @@ def _read_classes(folder: Path) -> Found:
         parts[split] = _join(layout.roots[split], listings)
         where = f"{layout.roots[split].name}/" if layout.parted else ""
         left += [(where + name, listing) for name, listing in zip(layout.classes, listings, strict=True)]
-    facts = _left_out(left) + _not_read(layout.unread, layout.roots.values())
+    back = [f"{name}, a link that leads back up" for _, listing in left for name in listing.back]
+    facts = _left_out(left) + _not_read(layout.unread, dict.fromkeys([layout.folder, *layout.roots.values()]), back)
     return Found(folder, layout.classes, parts, True, facts)
 
 
@@ -96,16 +107,22 @@ def _join(root: Path, listings: Sequence[_Listing]) -> Split:
 def _list(folders: Iterable[Path], root: Path, *, itself: bool = False) -> _Listing:
     """Every visible image file at any depth below `folders`, relative to `root`, sorted by its path's parts.
 
-    Links are followed, and a folder that several lead to is read once. itself: `root` is the folder.
+    Links are followed, but for those that lead back up to `root` or above; a folder that several lead to is read once.
+    itself: `root` is the folder.
+
+    Raises:
+        CikdError: a folder may not be read.
     """
-    listing, visited = _Listing(), set()
+    listing, visited = _Listing(), set[tuple[int, int]]()
+    above = {_identity(path) for path in (root, *root.parents)} - ({_identity(root)} if itself else set())
     for folder in folders:
-        for parent, below, files in os.walk(folder, followlinks=True):
-            status = os.stat(parent)  # noqa: PTH116
-            if (status.st_dev, status.st_ino) in visited:
+        for parent, below, files in os.walk(folder, followlinks=True, onerror=_refuse):
+            here = _identity(parent)
+            if here in visited or here in above:
+                listing.back += [os.path.relpath(parent, root)] if here in above else []
                 below.clear()
                 continue
-            visited.add((status.st_dev, status.st_ino))
+            visited.add(here)
             below[:] = sorted(name for name in below if not name.startswith("."))
             before = "" if itself and parent == os.fspath(root) else f"{os.path.relpath(parent, root)}/"
             for name in files:
@@ -118,6 +135,15 @@ def _list(folders: Iterable[Path], root: Path, *, itself: bool = False) -> _List
                     listing.others[kind(path)] += 1
     listing.images.sort(key=lambda name: name.split("/"))
     return listing
+
+
+def _identity(folder: Path | str) -> tuple[int, int]:
+    status = os.stat(folder)  # noqa: PTH116
+    return status.st_dev, status.st_ino
+
+
+def _refuse(error: OSError) -> None:
+    raise unreadable(str(error.filename), error) from error
 
 
 def _check_filled(root: Path, there: Classes, listings: Mapping[str, _Listing]) -> None:
@@ -163,18 +189,19 @@ def _kinds(others: Counter[str], *, told: bool = True) -> str:
     return ", ".join(parts[:8]) + (f" and {len(parts) - 8} other kinds" if len(parts) > 8 else "")
 
 
-def _not_read(unread: Sequence[Path], roots: Iterable[Path]) -> Facts:
-    """Folders beside the splits, and images that lie in no class folder."""
+def _not_read(unread: Sequence[Path], roots: Iterable[Path], back: Sequence[str]) -> Facts:
+    """Folders beside the splits, images that lie in no class folder, and links that are not followed."""
     said = [f"{path.name}/ ({_holds(path)})" for path in unread]
     for root in roots:
-        stray = sum(1 for entry in os.scandir(root) if _is_plain_image(entry))
+        stray = sum(map(_is_plain_image, entries(root)))
         if stray:
             said.append(f"{stray:,} image{'s' * (stray != 1)} in {root} itself, outside of class folders")
+    said += back[:5]
     return (("not read", "; ".join(said)),) if said else ()
 
 
 def _holds(path: Path) -> str:
-    count = len(_list([path], path).images)
+    count = len(_list([path], path, itself=True).images)
     return f"{count:,} image{'s' * (count != 1)}" if count else "no images"
 
 

@@ -89,7 +89,7 @@ def class_folders(folder: Path) -> dict[str, tuple[Path, ...]]:
     found: dict[str, tuple[Path, ...]] = {}
     if not folder.is_dir():
         return found
-    for entry in sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()):
+    for entry in sorted(entry.name for entry in entries(folder) if _is_folder(entry)):
         if entry.startswith(".") or entry in _LITTER:
             continue
         if not is_unicode(entry):
@@ -99,6 +99,28 @@ def class_folders(folder: Path) -> dict[str, tuple[Path, ...]]:
         name = unicodedata.normalize("NFC", entry)
         found[name] = (*found.get(name, ()), folder / entry)
     return dict(sorted(found.items()))
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder. Raises CikdError if it may not be read."""
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except OSError as error:
+        raise unreadable(folder, error) from error
+
+
+def unreadable(folder: Path | str, error: OSError) -> CikdError:
+    """The sentence about a folder that cannot be looked into."""
+    reason = (error.strerror or str(error)).lower()
+    return CikdError(f"The folder {folder} cannot be read: {reason}.", hint=f"ls -ld {folder} shows who may")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def is_unicode(name: str) -> bool:

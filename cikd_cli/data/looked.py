@@ -9,6 +9,7 @@ import numpy as np
 from cikd_cli.data import content
 from cikd_cli.data.content import Digests
 from cikd_cli.data.decode import check_readable, looked_into, readable
+from cikd_cli.data.division import Memory
 from cikd_cli.data.folders import Facts, Found, read_folder
 from cikd_cli.data.splits import Split
 from cikd_cli.errors import CikdError
@@ -36,8 +37,10 @@ class Looked:
         return np.concatenate(list(self.digests.values()))
 
 
-def look_into(folder: Path, *, labelled: bool, skip_unreadable: bool) -> Looked:
+def look_into(folder: Path, *, labelled: bool, skip_unreadable: bool, memory: Memory | None = None) -> Looked:
     """Read a folder, and look into its files: up to 200,000 whole, of more than that some.
+
+    memory: of runs before; images are told apart as they told them apart, however many there are now.
 
     Raises:
         CikdError: as `read_folder`; a file that cannot be read, unless they are skipped; a class of such files only.
@@ -47,7 +50,8 @@ def look_into(folder: Path, *, labelled: bool, skip_unreadable: bool) -> Looked:
     parts: dict[str, Split] = {}
     digests: dict[str, Digests] = {}
     checked, doubts = count, []
-    if count <= content.MOST:
+    whole = count <= content.MOST if memory is None or not len(memory.own) else not memory.by_name
+    if whole:
         for name, split in found.parts.items():
             seen = content.look(split)
             kept = readable(len(split), seen.faults, skip_unreadable)
@@ -66,7 +70,7 @@ def look_into(folder: Path, *, labelled: bool, skip_unreadable: bool) -> Looked:
         found,
         parts,
         digests,
-        by="content" if count <= content.MOST else "name and size",
+        by="content" if whole else "name and size",
         skipped=count - sum(map(len, parts.values())),
         looked_into=checked,
         doubts=_doubtful(doubts),

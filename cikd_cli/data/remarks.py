@@ -17,7 +17,7 @@ _SHOWN = 3  # pairs of copies that the header names
 def copies(looked: Looked) -> Facts:
     """Rows that name exact copies: in one class, under another, and in two splits of the user's own."""
     if looked.by != "content":
-        return (("told apart", f"by name and size: more than {content.MOST:,} files"),)
+        return (("told apart", f"by name and size, as more than {content.MOST:,} files are"),)
     every, unique, first = looked.every_digest, *np.unique(looked.every_digest, return_index=True)
     if len(unique) == len(every):
         return ()

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from cikd_cli.data.content import KIND
 from cikd_cli.data.division import TEST, TRAIN, UNUSED, VAL, Memory, Sides
 from cikd_cli.data.folders import Facts
 from cikd_cli.data.layout import listed
@@ -14,7 +15,8 @@ from cikd_cli.data.sources import assemble, open_folder
 from cikd_cli.data.splits import DataSource, Split
 from cikd_cli.errors import CikdError
 
-NOTHING_KNOWN = Memory(np.empty(0, dtype="S32"), np.empty(0, dtype="S32"), np.empty(0, dtype="U6"))
+_NONE = np.empty(0, dtype=KIND)
+NOTHING_KNOWN = Memory(_NONE, _NONE, np.empty(0, dtype="U6"), _NONE, _NONE)
 _SAME = 0.5  # share of what a run held out that makes a folder elsewhere its data, moved or copied
 
 
@@ -38,9 +40,9 @@ def scored_folder(
     Raises:
         CikdError: as `look_into`; none of the images can be scored.
     """
-    looked = look_into(open_folder(data), labelled=labelled, skip_unreadable=skip_unreadable)
-    held_out = memory.held[memory.sides == TEST]
-    own = own or (len(held_out) > 0 and np.isin(held_out, looked.every_digest).mean() >= _SAME)
+    looked = look_into(open_folder(data), labelled=labelled, skip_unreadable=skip_unreadable, memory=memory)
+    held_out = np.intersect1d(memory.held[memory.sides == TEST], memory.own)
+    own = own or (len(held_out) > 0 and bool(np.isin(held_out, looked.every_digest).mean() >= _SAME))
     facts = [*looked.found.facts, *looked.doubts, *copies(looked)]
     if own and labelled and classes:
         looked, left = _of_classes(looked, classes)

@@ -54,7 +54,7 @@ def load_source(
         return _named(
             data, Path(data_root).expanduser(), download, fraction, val, split_seed, skip_unreadable=skip_unreadable
         )
-    looked = look_into(open_folder(data), labelled=labelled, skip_unreadable=skip_unreadable)
+    looked = look_into(open_folder(data), labelled=labelled, skip_unreadable=skip_unreadable, memory=memory)
     return _divided(looked, memory, labelled=labelled, fraction=fraction, val=val, split_seed=split_seed)
 
 
@@ -84,7 +84,7 @@ def assemble(
     for side in (TRAIN, VAL, TEST, UNUSED):
         for name, part in looked.parts.items():
             chosen = np.flatnonzero(sides[name] == side)
-            if len(chosen):
+            if len(chosen) and not (side == UNUSED and name != TRAIN):
                 assert side not in splits, f"{side} comes from two folders"
                 taken = part.take(chosen)
                 if not (labelled and classes):
@@ -150,7 +150,7 @@ def _refuse_leaks(looked: Looked, memory: Memory) -> None:
     for side in (TEST, VAL):
         if side not in looked.parts:
             continue
-        leaked = np.flatnonzero(memory.leaked(looked.digests[side]))
+        leaked = np.flatnonzero(np.isin(looked.digests[side], memory.leaked))
         if len(leaked):
             items = looked.parts[side].items
             first = items[int(leaked[0])]

@@ -140,7 +140,9 @@ def _tell_changes(found: RunDir, out: Reporter) -> None:
     )
     changed = dict(source.facts).get("changed")
     if changed:
-        out.warn(f"{changed}. The runs are taken as they are, and scored on what they held out; --fresh trains anew")
+        out.warn(
+            f"{changed}. Finished runs are taken as they are, and scored on what they held out; --fresh trains anew"
+        )
 
 
 def _find(runs_dir: Path, tag: str) -> RunDir | None:

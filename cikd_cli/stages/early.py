@@ -111,8 +111,10 @@ def _network(word: str, runs_dir: Path) -> str:
 def _teacher(stage: Stage, word: str, run: Callable[[str], str], network: Callable[[str], str]) -> str:
     """What --teacher names: a run, for the teacher's own stage or for cka any network, else no run and not yet one."""
     makes = stage.command in ("finetune-teacher", "run")
-    if word == "scratch" or "://" in word or (Path(word).is_file() and makes):
+    if word == "scratch" or "://" in word:
         return word
+    if Path(word).is_file() and makes:
+        return str(locate(word, Path()) or word)  # the weights of a run stand for it
     if has_weights_suffix(word) and not Path(word).exists():
         raise no_weights_file(Path(word))
     if stage.command in ("ali", "lm") and patch_of(word) is None and not Path(word).is_file():

@@ -113,11 +113,23 @@ def _worker(world: World, path: Path, options: RunOptions) -> bool:
     stage = STAGES[run_dir.record["stage"]]
     out = reporter(quiet=options.quiet or not world.first, as_json=options.as_json)
     job = import_module(stage.module).build(stored_config(run_dir, stage.config), world.device)
+    check_images(run_dir, job, hint="every process, on every machine, has to see the same folder")
     begun = Begun(job, prepare([job], world, options)[0], run_dir)
     if world.first:
         out.attach_log(run_dir.path / "log.txt")
     with run_dir.lock_as_writer() if world.first else nullcontext():
         return execute([begun], world, options, out)
+
+
+def check_images(run_dir: RunDir, job: Job, *, hint: str) -> None:
+    """Refuse images that are not those a run began with."""
+    recorded, found = run_dir.record["data"]["fingerprint"], job.source.fingerprint
+    if recorded != found:
+        raise CikdError(
+            f"The images of {job.config.data} have changed since {run_dir.path} began (fingerprints "
+            f"{recorded[:8]}… and {found[:8]}…).",
+            hint=hint,
+        )
 
 
 def execute(begun: Sequence[Begun], world: World, options: RunOptions, out: Reporter) -> bool:

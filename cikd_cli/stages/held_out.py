@@ -4,11 +4,13 @@ One line an image: its digest, for held-out.txt the split, and its name. What a 
 so that they alone say what its descendants may be scored on.
 """
 
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from cikd_cli.data.content import Digests
+from cikd_cli.data.content import DIGITS, KIND, Digests
 from cikd_cli.data.division import TEST, TRAIN, UNUSED, VAL, Memory, Sides
 from cikd_cli.data.paths import Paths
 from cikd_cli.data.splits import DataSource
@@ -18,8 +20,11 @@ from cikd_cli.runs import RunDir
 
 HELD, TRAINED = "held-out.txt", "trained-on.txt"
 _OLDER = "(of a run before)"
-_DIGITS = 32
 _MOST = 2**30  # bytes
+_LINES = {
+    HELD: re.compile(f"([0-9a-fn]{{{DIGITS}}}) ({TEST}|{VAL}|{UNUSED}) (.*)"),
+    TRAINED: re.compile(f"([0-9a-fn]{{{DIGITS}}}) (.*)"),
+}
 _WHOLE = "copy the run again, whole, or train it again"
 
 
@@ -29,22 +34,26 @@ def remember(runs: Sequence[RunDir]) -> Memory | None:
     Raises:
         CikdError: a file of a run is missing or damaged.
     """
-    found = [(run, *_read(run)) for run in runs if run.record.get("images")]
+    found = [(str(run.path), _Lists.read(run)) for run in runs if run.record.get("images")]
     if not found:
         return None
-    held = np.concatenate([digests for _, digests, _, _ in found])
-    sides = np.concatenate([splits for _, _, splits, _ in found])
-    trained = np.concatenate([digests for *_, digests in found])
-    held, first = np.unique(held, return_index=True)
-    names = tuple(str(run.path) for run, *_ in found)
-    return Memory(np.unique(trained), held, sides[first], names)
+    lists = [each for _, each in found]
+    held, first = np.unique(np.concatenate([each.held for each in lists]), return_index=True)
+    return Memory(
+        trained=np.unique(np.concatenate([each.trained for each in lists])),
+        held=held,
+        sides=np.concatenate([each.sides for each in lists])[first],
+        leaked=np.unique(np.concatenate([np.setdiff1d(each.trained, each.held) for each in lists])),
+        own=np.unique(np.concatenate([each.own for each in lists])),
+        names=tuple(name for name, _ in found),
+    )
 
 
 def write(run: RunDir, source: DataSource, before: Memory | None) -> None:
     """Write both files of a run that begins; a named set, which is divided as published, has none."""
     if not source.digests:
         return
-    trained = source.digests.get(TRAIN, np.empty(0, dtype="S32"))
+    trained = source.digests.get(TRAIN, np.empty(0, dtype=KIND))
     known = np.concatenate(list(source.digests.values()))
     held = [f"{digest} {side} {name}" for side in (TEST, VAL) for digest, name in _lines(source, side)]
     copied = np.isin(source.digests[UNUSED], trained) if UNUSED in source.digests else ()
@@ -68,22 +77,38 @@ def _lines(source: DataSource, side: str) -> Iterator[tuple[str, str]]:
         yield digest.decode(), to_json(name)[1:-1]
 
 
-def _read(run: RunDir) -> tuple[Digests, Sides, Digests]:
-    """What a run's files say: digests held out, why, and digests learned from."""
-    held = [line.split(" ", 2) for line in _rows(run, HELD)]
-    sides = [words[1] for words in held]
-    if not {*sides} <= {TEST, VAL, UNUSED}:
-        raise CikdError(f"{run.path / HELD} is damaged", hint=_WHOLE)
-    trained = [line[:_DIGITS] for line in _rows(run, TRAINED)]
-    return _digests([words[0] for words in held]), np.array(sides, dtype="U6"), _digests(trained)
+@dataclass(frozen=True, eq=False)
+class _Lists:
+    """The two files of a run; own: the digests of its own images, and not only of runs before it."""
+
+    held: Digests
+    sides: Sides
+    trained: Digests
+    own: Digests
+
+    @classmethod
+    def read(cls, run: RunDir) -> "_Lists":
+        """Raises CikdError for a file that is missing or damaged."""
+        held, trained = _rows(run, HELD), _rows(run, TRAINED)
+        own = [row[0] for row in (*held, *trained) if row[-1] != _OLDER]
+        return cls(
+            _digests([digest for digest, _, _ in held]),
+            np.array([side for _, side, _ in held], dtype="U6"),
+            _digests([digest for digest, _ in trained]),
+            _digests(own),
+        )
 
 
-def _rows(run: RunDir, name: str) -> list[str]:
+def _rows(run: RunDir, name: str) -> list[tuple[str, ...]]:
+    """The parts of a list's lines."""
     try:
-        return [line for line in read_text(run.path / name, most=_MOST).split("\n") if line]
+        found = [_LINES[name].fullmatch(line) for line in read_text(run.path / name, most=_MOST).split("\n") if line]
     except (OSError, ValueError) as error:
         raise CikdError(f"{run.path / name} cannot be read: {error}", hint=_WHOLE) from None
+    if name not in run.record["images"] or not all(found):
+        raise CikdError(f"{run.path / name} is damaged", hint=_WHOLE)
+    return [line.groups() for line in found if line]
 
 
 def _digests(words: list[str]) -> Digests:
-    return np.array(words, dtype=f"S{_DIGITS}")
+    return np.array(words, dtype=KIND)

@@ -13,7 +13,6 @@ from torch import nn
 from cikd_cli.batch_size import fitting_batch
 from cikd_cli.config import DataConfig, StudentConfig, TrainingConfig
 from cikd_cli.console import Reporter
-from cikd_cli.data.division import Memory
 from cikd_cli.data.sources import DataSource, load_source
 from cikd_cli.data.views import ViewLaw
 from cikd_cli.engine.optim import parameter_groups
@@ -89,31 +88,32 @@ def open_source(config: DataConfig, *, labelled: bool = True) -> DataSource:
 
 
 def parents_of(config: DataConfig) -> list[RunDir]:
-    """The runs that a config stands on, teacher first."""
-    named = [getattr(config, key, None) for key in ("teacher", "from_run")]
-    return [RunDir.open(name) for name in named if name and is_file(Path(name) / "run.json")]
+    """The runs that a config stands on, teacher first; a weights file that lies in a run stands for it."""
+    named = [Path(name) for key in ("teacher", "from_run") if (name := getattr(config, key, None))]
+    found = [path for name in named for path in (name, name.parent) if is_file(path / "run.json") and name.exists()]
+    return [RunDir.open(path) for path in dict.fromkeys(found)]
 
 
 def check_same_images(config: DataConfig, source: DataSource) -> None:
-    """Refuse a folder under another path than the parents' data that does not hold half of their images."""
-    runs = parents_of(config)
-    memory = remember(runs)
-    if memory is None or config.data in [run.record["data"]["name"] for run in runs]:
+    """Refuse a folder under another path than the parents' data that does not hold half of the images of any."""
+    runs = [run for run in parents_of(config) if run.record.get("images")]
+    if not runs or config.data in [run.record["data"]["name"] for run in runs]:
         return
-    if not _mostly_there(memory, source):
+    if not any(_mostly_there(run, source) for run in runs):
         raise CikdError(
-            f"data {config.data} is not what {' and '.join(memory.names)} was made for, "
+            f"data {config.data} is not what {' and '.join(str(run.path) for run in runs)} was made for, "
             f"{runs[-1].record['data']['name']}",
             hint=f"cikd finetune-teacher --data {config.data} makes a teacher for it",
         )
 
 
-def _mostly_there(memory: Memory | None, source: DataSource) -> bool:
-    """Whether a source holds at least half of the images that are remembered."""
+def _mostly_there(run: RunDir, source: DataSource) -> bool:
+    """Whether a source holds at least half of the images of a run's own data."""
+    memory = remember([run])
     if memory is None or not source.digests:
         return False
-    known = np.union1d(memory.trained, memory.held)
-    return len(np.intersect1d(known, np.concatenate(list(source.digests.values())))) >= len(known) / 2
+    there = np.intersect1d(memory.own, np.concatenate(list(source.digests.values())))
+    return len(there) >= len(memory.own) / 2
 
 
 def open_teacher(config: StudentConfig, source: DataSource | None) -> tuple[RunDir, VisionTransformer, ModelSpec]:
@@ -138,7 +138,7 @@ def open_teacher(config: StudentConfig, source: DataSource | None) -> tuple[RunD
             f"{config.data} has {len(source.classes)} ({_some(source.classes)}).",
             hint=command,
         )
-    if run.record["data"]["fingerprint"] != source.fingerprint and not _mostly_there(remember([run]), source):
+    if run.record["data"]["fingerprint"] != source.fingerprint and not _mostly_there(run, source):
         raise CikdError(
             f"The images of {config.data} are not those the teacher {run.path} was trained on (their fingerprints "
             f"{run.record['data']['fingerprint'][:8]}… and {source.fingerprint[:8]}… differ).",

@@ -20,8 +20,8 @@ from cikd_cli.options import Request, RunOptions, flag_name
 from cikd_cli.recipes import data_name, typed_values
 from cikd_cli.runs import RunDir
 from cikd_cli.stages import header, held_out
-from cikd_cli.stages.execution import Begun, stored_config, told_with, train
-from cikd_cli.stages.job import Job, tell
+from cikd_cli.stages.execution import Begun, check_images, stored_config, told_with, train
+from cikd_cli.stages.job import Job, parents_of, tell
 from cikd_cli.stages.prepare import prepare
 from cikd_cli.stages.rehearsal import dry_run
 
@@ -43,13 +43,8 @@ def resume(
     step = saved_step(run_dir)
     job = build(config.model_copy(update={"epochs": epochs}), hardware.device)
     (training,) = prepare([job], hardware.world, options)
-    recorded = run_dir.record["data"]["fingerprint"]
-    if recorded != job.source.fingerprint:
-        raise CikdError(
-            f"The images of {config.data} have changed since {run_dir.path} began (fingerprints "
-            f"{recorded[:8]}… and {job.source.fingerprint[:8]}…).",
-            hint=f"cikd {request.stage} without --resume starts a new run",
-        )
+    anew = "cikd run --fresh" if request.curriculum is not None else f"cikd {request.stage} without --resume"
+    check_images(run_dir, job, hint=f"{anew} starts a new run")
     if epochs != config.epochs:
         out.line(f"epochs {config.epochs} → {epochs}: from here on the learning rate follows the longer cosine")
     done = f"after epoch {step // training.loader.steps_per_epoch} of {epochs}"
@@ -63,7 +58,7 @@ def resume(
             if epochs != config.epochs:
                 run_dir.write_config(run_dir.config() | {"epochs": epochs})
             if not run_dir.record.get("images"):  # killed before it had written them
-                held_out.write(run_dir, job.source, held_out.remember(job.parents))
+                held_out.write(run_dir, job.source, held_out.remember(parents_of(job.config)))
         out.attach_log(run_dir.path / "log.txt")
         return train(begun, hardware, options, out)
 

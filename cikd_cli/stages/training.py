@@ -21,7 +21,7 @@ from cikd_cli.recipes import data_name
 from cikd_cli.runs import RunDir
 from cikd_cli.stages import STAGES, header, held_out
 from cikd_cli.stages.execution import Begun, follow, told_with, train
-from cikd_cli.stages.job import Job, fit_batch
+from cikd_cli.stages.job import Job, fit_batch, parents_of
 from cikd_cli.stages.prepare import prepare
 from cikd_cli.stages.rehearsal import dry_run, roughly, seconds_of, worth_foretelling
 from cikd_cli.stages.resume import check_restarts, find_named, go_on, resume
@@ -110,7 +110,7 @@ def _carry_out(
                 config=job.config.model_dump(mode="json"),
             )
             begun.append(Begun(job, training, run_dir))
-            held_out.write(run_dir, job.source, held_out.remember(job.parents))
+            held_out.write(run_dir, job.source, held_out.remember(parents_of(job.config)))
         out.attach_log(*(one.run.path / "log.txt" for one in begun))
         stop = "stop with Ctrl-C (saves); resume: "
         out.fields([*(("run", f"{one.run.path}  {stop}{resume_command(one.run)}") for one in begun), ("", "")])
