@@ -213,7 +213,9 @@ def test_ctrl_c_in_an_analysis_of_a_curriculum_keeps_its_runs_and_says_so(cikd, 
 def test_sigterm_is_named_as_the_reason(cikd, teacher, recipe, tmp_path):
     said = tmp_path / "said.txt"
     pid = fork(lambda: command(lm(teacher, recipe)), said)
+    deadline = time.monotonic() + 120
     while epochs_of(Path("runs/lm-001")) < 2:
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(pid, signal.SIGTERM)
     assert ended(pid) == EXIT_INTERRUPTED
