@@ -109,12 +109,21 @@ class _StageCommand(_Command):
         knobs = f"Every knob: cikd config {self.name}; --set sets any of them."
         self.more = knobs if self.action != "slurm" else f"They are those of cikd {self.name}."
         typed = tuple(args)
+        _refuse_twice(typed, f"cikd {self.name}")
         try:
             return super().make_context(info_name, args, parent, **settings)
         except _UsageError as error:
             if type(error).__name__ != "NoSuchOption":
                 raise
             raise unknown_flag_of(self.action, str(self.name), error.option_name, typed) from None
+
+
+def _refuse_twice(typed: tuple[str, ...], command: str) -> None:
+    """Raise CikdError for a flag that is given twice, of which one would be passed over."""
+    flags = [word.partition("=")[0] for word in typed if word.startswith("--")]
+    twice = next((flag for flag in flags if flags.count(flag) > 1 and flag != "--set"), None)
+    if twice:
+        raise CikdError(f"{twice} is given {flags.count(twice)} times", hint=f"{command} takes it once")
 
 
 class _Run(_StageCommand):

@@ -59,7 +59,7 @@ def test_the_first_row_of_metrics_has_a_true_rate(cikd, photos, recipe):
     words = ("--data", photos, "--recipe", recipe, "--batch-size", "30", "--quiet")  # one step an epoch
     cikd("finetune-teacher", *words)
     for row in RunDir.open("runs/teacher-001").metrics():
-        assert row["images_per_second"] == pytest.approx(30 * row["epoch"] / row["seconds"], rel=0.1), row
+        assert abs(30 * row["epoch"] / row["images_per_second"] - row["seconds"]) < 0.02, row  # seconds are rounded
 
 
 def test_a_progress_line_guesses_no_end_before_two_steps_of_the_session(cikd, photos, recipe, monkeypatch):

@@ -91,12 +91,14 @@ def test_exact_copies_lie_on_one_side_under_another_class_too_and_are_named(tmp_
     assert "1 exact copy lies under another class as well: b/same.png = a/003.png" in facts["warning"]
 
 
-def test_a_class_of_one_image_many_times_is_refused(tmp_path):
+def test_a_class_of_one_image_many_times_is_divided_and_said(tmp_path):
     folder = draw(tmp_path / "set", {"a": 5, "b": 1})
     for number in range(5):
         shutil.copy(folder / "b/000.png", folder / f"b/{number + 1}.png")
-    with pytest.raises(CikdError, match="only one image in class b, 6 times"):
-        load(folder)
+    source = load(folder)
+    assert np.bincount(source.test.labels).tolist() == [1, 1]
+    assert np.bincount(source.train.labels).tolist() == [4, 5]
+    assert ("warning", "one image many times is all there is of b, so that a score on it says nothing") in source.facts
 
 
 def test_copies_in_the_users_own_train_and_test_are_said(tmp_path):

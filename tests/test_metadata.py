@@ -14,9 +14,11 @@ import pillow_heif
 import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from cikd_cli.data import Split, check_readable, formats
+from cikd_cli.data import formats
+from cikd_cli.data.decode import check_readable
 from cikd_cli.data.images import open_image, probe
 from cikd_cli.data.orientation import orientation
+from cikd_cli.data.splits import Split
 from cikd_cli.errors import CikdError
 
 RNG = np.random.default_rng(0)

@@ -173,7 +173,9 @@ def untiled(name: str) -> RunDir:
     spec = ModelSpec.describe(model, "vit_tiny_patch16_224", classes=("bars", "dots", "rows"), mean=HALF, std=HALF)
     config = old.config() | {"image_size": 40, "teacher": "vit_tiny_patch16_224"}
     record = {
-        key: old.record[key] for key in old.record if key not in ("id", "status", "started", "weights", "config_sha256")
+        key: old.record[key]
+        for key in old.record
+        if key not in ("id", "status", "started", "weights", "config_sha256", "images")
     }
     run = RunDir.create("runs", "finetune-teacher", prefix="teacher", name=name, record=record, config=config)
     run.update(model=spec.as_dict())
@@ -188,7 +190,7 @@ def test_a_student_of_a_teacher_whose_patches_do_not_tile_is_refused_with_a_comm
 ):
     untiled("odd")
     told = cikd(*words, "--teacher", "runs/odd", "--recipe", recipe, code=2).stderr
-    assert "runs/odd was trained at 40 px, which its patches of 16 px do not tile" in told
+    assert "The image size 40 is not a multiple of the patch size 16" in told
     assert "hint: cikd finetune-teacher --data " in told
     assert "--image-size 32" in told
 

@@ -83,7 +83,7 @@ def plot_mad(stem: Path, runs: Sequence[Distances], *, uniform: float | None = N
         axes.set(xlabel="block", ylabel="mean attention distance (px)", xlim=(0.4, depth + 0.6))
         axes.set_xticks(range(1, depth + 1))
         most = max(value for run in runs for heads in run.blocks for value in heads)
-        axes.set_ylim(0, 1.06 * max(most, uniform or 0.0))  # with room for a whole dot
+        axes.set_ylim(0, 1.06 * max(most, uniform or 0.0) or 1.0)  # with room for a whole dot
         axes.set_title("How far each head looks (line: mean of the block's heads)")
         axes.grid(axis="y", color=FAINT)
         figure.legend(loc="outside lower center", ncols=min(3, len(axes.get_legend_handles_labels()[0])))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cikd_cli.data.content import Digests, are_named, ranks
+from cikd_cli.data.content import DIGITS, Digests, are_named, ranks
 from cikd_cli.data.layout import listed
 from cikd_cli.data.splits import TEST_SHARE, Indices, Labels
 from cikd_cli.errors import CikdError
@@ -66,12 +66,13 @@ def divide(
 
     Of each class the fifth with the lowest rank is test (if `test`), of the rest the share `val` is validation, and of
     what then remains the share `fraction` is used: a smaller one lies inside every larger one. An image counts in the
-    first class that has it. Ranks depend on (seed, content), so that images that come, go or are renamed hardly move
-    others.
+    first class that has it; of a class of one image many times each copy counts. Ranks depend on (seed, content), so
+    that images that come, go or are renamed hardly move others.
 
     Raises:
         CikdError: a class with fewer images, counted once, than it needs for every side.
     """
+    digests = told_apart(labels, digests)
     unique, first, copies = np.unique(digests, return_index=True, return_inverse=True)
     sides = known[first]
     new_classes = {label for label, members in _by_class(labels) if not (known[members] != "").any()}
@@ -92,6 +93,16 @@ def divide(
         for label, members in _by_class(labels):
             _leave_unused(sides, members, known, order, fraction, least=label in new_classes)
     return sides
+
+
+def told_apart(labels: Labels, digests: Digests) -> Digests:
+    """The digests, but for classes of one image many times: its copies count as images, as nothing else is there."""
+    apart = digests.copy()
+    for _, members in _by_class(labels):
+        if len(members) > 1 and len(np.unique(digests[members])) == 1:
+            marks = np.array([f"{number:08x}" for number in range(len(members))], dtype="S8")
+            apart[members] = np.char.add(digests[members].astype(f"S{DIGITS - 8}"), marks)
+    return apart
 
 
 def _by_class(labels: Labels) -> Iterator[tuple[int, Indices]]:

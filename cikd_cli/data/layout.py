@@ -186,10 +186,11 @@ def _refuse_hidden_split(layout: Layout) -> None:
     for path in layout.unread:
         shared = known & set(class_folders(path))
         if len(shared) >= max(1, len(known) // 2):
-            split = _nearly(path.name) or "test"
+            free = [split for split in (_nearly(path.name), "test", "val") if split and split not in layout.roots]
+            rename = f"rename it to {path.parent / free[0]}, or " if free else ""
             raise NearlyLayoutError(
                 f"{path} has classes of {layout.roots['train']}, but no name that is read as a split.",
-                hint=f"rename it to {path.parent / split}, or move it out of {path.parent}",
+                hint=f"{rename}move it out of {path.parent}",
             )
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from cikd_cli.data import content
-from cikd_cli.data.division import TEST, TRAIN, UNUSED, VAL, Memory, Sides
+from cikd_cli.data.division import TEST, TRAIN, UNUSED, VAL, Memory, Sides, told_apart
 from cikd_cli.data.folders import Facts
+from cikd_cli.data.layout import listed
 from cikd_cli.data.looked import Looked
 from cikd_cli.data.paths import Paths
 from cikd_cli.data.splits import Indices
@@ -30,7 +31,7 @@ def copies(looked: Looked) -> Facts:
     elsewhere = again[(part[again] == part[firsts[again]]) & (labels[again] != labels[firsts[again]])]
     same = np.setdiff1d(again, np.concatenate([other_part, elsewhere]))
     name = _Names(looked)
-    rows = []
+    rows = list(_single(looked))
     if len(same):
         rows.append(("copies", f"{_exact(same)} on the side of the first: {name.pairs(same, firsts)}"))
     if len(elsewhere):
@@ -39,6 +40,17 @@ def copies(looked: Looked) -> Facts:
         said = "in two splits, so that a score on them says nothing"
         rows.append(("warning", f"{_exact(other_part)} {said}: {name.pairs(other_part, firsts)}"))
     return tuple(rows)
+
+
+def _single(looked: Looked) -> Facts:
+    """A row about classes that are one image many times."""
+    train = looked.parts[TRAIN]
+    apart = told_apart(train.labels, looked.digests[TRAIN]) != looked.digests[TRAIN]
+    found = np.unique(train.labels[apart]).tolist()
+    if not found or not looked.found.classes:
+        return ()
+    names = listed(looked.found.classes[label] for label in found)
+    return (("warning", f"one image many times is all there is of {names}, so that a score on it says nothing"),)
 
 
 class _Names:

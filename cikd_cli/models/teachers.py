@@ -56,7 +56,8 @@ def outline(name: str) -> VisionTransformer:
     """
     base = name.split(".")[0]
     if not timm.is_model(base):
-        near = get_close_matches(base, timm.list_models(), n=1, cutoff=0.0)
+        plain = timm.list_models(["vit_*", "deit_*"])  # a ResNet's name would be of no use
+        near = get_close_matches(base, plain, n=1, cutoff=0.0)
         raise CikdError(f"timm has no model named {name}.", hint=f"for example  --teacher {near[0]}")
     try:
         config = timm.get_pretrained_cfg(name)

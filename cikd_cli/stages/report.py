@@ -13,7 +13,7 @@ from cikd_cli.render import data_uri, render
 from cikd_cli.runs import RunDir
 
 COLUMNS = ("", "top-1", "top-5", "of teacher", "params", "MACs", "epochs", "seconds")
-TITLES = {"teacher": "teacher", "lm": "student (ALI, then LM)", "baseline": "same student, labels only"}
+TITLES = {"teacher": "teacher", "lm": "student, ALI + LM", "baseline": "same, labels only"}  # the table fits 80 columns
 
 PICTURES = (  # (what drew it, title, caption)
     (
