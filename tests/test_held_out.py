@@ -259,7 +259,7 @@ def test_other_images_are_scored_without_those_that_the_run_learned_from(tmp_pat
         shutil.copy(path, other / path.parent.name / f"learned-{path.name}")
     source, own = scored(other, memory_of(before), own=False)
     assert (len(source.test), own) == (12, False)
-    assert "left out: 5 images that runs/t learned from" in dict(source.facts)["warning"]
+    assert "left out: 5 of the images, from which runs/t learned" in dict(source.facts)["warning"]
 
 
 def test_a_folder_of_learned_images_only_cannot_be_scored(tmp_path):
@@ -279,6 +279,20 @@ def test_other_images_in_three_folders_are_scored_on_their_test_folder(tmp_path)
     source, own = scored(tmp_path / "other", memory_of(before), own=False)
     assert (len(source.test), own) == (8, False)
     assert {path.parent.parent.name for path in source.test.items} == {"test"}
+
+
+def test_a_test_folder_of_the_users_own_is_scored_as_it_was_also_with_copies_that_were_said(tmp_path):
+    draw(tmp_path / "set/train", {"a": 6, "b": 6})
+    draw(tmp_path / "set/test", {"a": 3, "b": 3}, seed=1)
+    shutil.copy(tmp_path / "set/train/a/000.png", tmp_path / "set/test/a/100.png")
+    before = load(tmp_path / "set")
+    source, _ = scored(tmp_path / "set", memory_of(before))
+    assert len(source.test) == 7
+    assert "in two splits" in dict(source.facts)["warning"]
+    shutil.copy(tmp_path / "set/train/b/000.png", tmp_path / "set/test/b/100.png")  # after the run
+    source, _ = scored(tmp_path / "set", memory_of(before))
+    assert len(source.test) == 7
+    assert "left out: 1 of the images, from which runs/t learned" in [text for _, text in source.facts]
 
 
 def test_train_images_can_be_scored_by_name(tmp_path):

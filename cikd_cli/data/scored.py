@@ -49,20 +49,19 @@ def scored_folder(
         facts += left
     known = {name: memory.side_of(part) for name, part in looked.digests.items()}
     if own:
-        sides = {name: _own_side(name, looked, part) for name, part in known.items()}
+        sides = {name: _own_side(name, looked, part, memory) for name, part in known.items()}
         facts += changes(looked, memory, known, sides, unused="not looked at")
+        learned = sum(int((each == UNUSED).sum()) for name, each in sides.items() if name != TRAIN)
         words = f"what {memory.names[0]} held out"
     else:
         part = split if split in looked.parts else TRAIN
+        taken = split if split == part else TEST
         sides = {name: np.full(len(each), UNUSED, dtype="U6") for name, each in known.items()}
-        sides[part][known[part] != TRAIN] = split if split == part else TEST
+        sides[part][(known[part] != TRAIN) | (split == TRAIN)] = taken
+        learned = int((known[part] == TRAIN).sum()) if split != TRAIN else 0
         words = f"every image of {part}" if looked.found.grouped else "every image"
-    shown = [each for name, each in known.items() if name != TRAIN or not own]
-    learned = sum(int((each == TRAIN).sum()) for each in shown) if split != TRAIN else 0
-    if split == TRAIN:
-        sides[TRAIN][:] = np.where(known[TRAIN] == TRAIN, TRAIN, sides[TRAIN]) if own else TRAIN
     if learned:
-        facts.append(("warning", f"left out: {learned:,} images that {memory.names[0]} learned from"))
+        facts.append(("warning", f"left out: {learned:,} of the images, from which {memory.names[0]} learned"))
     source = assemble(looked, sides, labelled=labelled, split=words, facts=tuple(facts), classes=looked.found.classes)
     if split == TEST and source.test is None and (learned or (own and len(held_out))):
         what = (
@@ -75,13 +74,14 @@ def scored_folder(
     return source, own
 
 
-def _own_side(name: str, looked: Looked, known: Sides) -> Sides:
-    """Where images of a run's own data are when it is looked at: as they were; new ones are left alone."""
+def _own_side(name: str, looked: Looked, known: Sides, memory: Memory) -> Sides:
+    """Where images of a run's own data are when it is looked at: as they were; new ones are left alone.
+
+    In a folder of its own for test or val, so are those that the run learned from and did not have there.
+    """
+    if name != TRAIN:
+        return np.where(np.isin(looked.digests[name], memory.leaked), UNUSED, name).astype("U6")
     sides = known.copy()
-    if name != TRAIN:  # a folder of its own
-        sides[:] = name
-        sides[known == TRAIN] = UNUSED
-        return sides
     for side in (TEST, VAL):
         if side in looked.parts:
             sides[known == side] = UNUSED
