@@ -109,7 +109,7 @@ class _StageCommand(_Command):
         knobs = f"Every knob: cikd config {self.name}; --set sets any of them."
         self.more = knobs if self.action != "slurm" else f"They are those of cikd {self.name}."
         typed = tuple(args)
-        _refuse_twice(typed, f"cikd {self.name}")
+        _refuse_second_data(typed, f"cikd {self.name}")
         try:
             return super().make_context(info_name, args, parent, **settings)
         except _UsageError as error:
@@ -118,12 +118,12 @@ class _StageCommand(_Command):
             raise unknown_flag_of(self.action, str(self.name), error.option_name, typed) from None
 
 
-def _refuse_twice(typed: tuple[str, ...], command: str) -> None:
-    """Raise CikdError for a flag that is given twice, of which one would be passed over."""
-    flags = [word.partition("=")[0] for word in typed if word.startswith("--")]
-    twice = next((flag for flag in flags if flags.count(flag) > 1 and flag != "--set"), None)
-    if twice:
-        raise CikdError(f"{twice} is given {flags.count(twice)} times", hint=f"{command} takes it once")
+def _refuse_second_data(typed: tuple[str, ...], command: str) -> None:
+    """Raise CikdError for --data given twice: of other flags the last counts, but images would be passed over."""
+    if sum(word.partition("=")[0] == "--data" for word in typed) > 1:
+        raise CikdError(
+            "--data is given twice, and one set of images is all that is read", hint=f"{command} --data DIR"
+        )
 
 
 class _Run(_StageCommand):

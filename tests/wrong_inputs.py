@@ -242,7 +242,7 @@ CASES = (
     Case("Flags", "a flag of one stage", "run --alpha 4", "cikd run has no flag --alpha"),
     Case("Flags", "a folder without its flag", "run photos", "'photos' belongs to no flag"),
     Case("Flags", "two runs for eval", "eval runs/lm runs/teacher", "'runs/teacher' belongs to no flag"),
-    Case("Flags", "a flag twice", "finetune-teacher --data photos --data other", "--data is given 2 times"),
+    Case("Flags", "two sets of images", "finetune-teacher --data photos --data other", "--data is given twice"),
     Case("Flags", "a flag without its value", "ali --epochs", "requires an argument"),
     Case("Flags", "an unset variable of the shell", "ali --data=", "--data is empty"),
     Case("Flags", "a time in words", "slurm ali --name x --time tomorrow", "time must be a time such as 90 (minutes)"),
