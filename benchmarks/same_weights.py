@@ -1,32 +1,35 @@
 """Does a change keep every weight bit for bit?  python benchmarks/same_weights.py [COMMIT]
 
 Lets COMMIT (by itself: HEAD) and the working tree do the same short curriculum on this machine, with drop path: on one
-process, on two, and killed in the middle of each stage and resumed; then compares all tensors that they wrote. Digests in
-the repository would not do: kinds of processors round differently.
+process, on two, and killed in the middle of each stage and resumed; then compares all tensors that they
+wrote. Digests in the repository would not do: kinds of processors round differently.
 """
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[1]
-SETTINGS = (
+SETTINGS = shlex.split(
     "--data digits --lob 3 --epochs 2 --fraction 0.3 --batch-size 32 --precision fp32 --quiet --set teacher_depth=3 "
     "--set student_width=24 --set student_depth=4 --set drop_path=0.3 --set ema=0.9 --gpus cpu"
-).split()
+)
 STAGES = ("teacher", "ali", "lm")
 WAYS = {"one process": (), "two processes": ("--processes", "2"), "killed and resumed": ()}
 
 
 def main() -> None:
+    """Compare, and exit with 1 where anything differs."""
     commit = sys.argv[1] if len(sys.argv) > 1 else "HEAD"
     differ = []
     with tempfile.TemporaryDirectory() as folder:
@@ -39,7 +42,7 @@ def main() -> None:
                 killed = way.startswith("killed")
                 places = [Path(folder, f"{number}-{side}") for side in ("before", "now")]
                 with ThreadPoolExecutor() as both:
-                    list(both.map(lambda tree, place: train(tree, place, words, killed=killed), (before, ROOT), places))
+                    list(both.map(partial(train, words, killed), (before, ROOT), places))
                 differ += [f"{way}: {name}" for name in compare(*places)]
         finally:
             subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", before], check=True)
@@ -47,7 +50,7 @@ def main() -> None:
     sys.exit(bool(differ))
 
 
-def train(tree: Path, place: Path, words: tuple[str, ...], *, killed: bool) -> None:
+def train(words: tuple[str, ...], killed: bool, tree: Path, place: Path) -> None:
     """A curriculum in `place` by the program in `tree`; killed: three times, soon after a checkpoint is there."""
     place.mkdir()
     command = [sys.executable, "-m", "cikd_cli", "run", *SETTINGS, *words, "--save-every", "0.2s"]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cikd_cli import __version__, panels
+from cikd_cli import __version__, elastic, panels
 from cikd_cli.console import reporter, show_output, show_starting
 from cikd_cli.errors import CikdError
 from cikd_cli.files import to_json
@@ -44,7 +44,13 @@ class _Group(_InBoxes, TyperGroup):
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **settings: Any) -> Any:
         typed = tuple(args)
-        if parent is None and typed[:1] and typed[0] in STAGES and not _TELL_NOTHING.intersection(typed):
+        if (
+            parent is None
+            and typed[:1]
+            and typed[0] in STAGES
+            and not _TELL_NOTHING.intersection(typed)
+            and elastic.speaks()
+        ):
             show_starting()  # before Typer reads anything, for which it loads pydantic
         with sentences():
             try:

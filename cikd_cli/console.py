@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, TextIO, cast
 
-from cikd_cli import elastic
 from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, CikdError
 from cikd_cli.outlet import Outlet, is_terminal
 from cikd_cli.progress import progress_line, text_width
@@ -248,7 +247,7 @@ def _draws(stream: TextIO | None) -> bool:
 def show_starting() -> None:
     """A word on a terminal, so that nobody waits before a blank screen while torch loads; what follows erases it."""
     global _starting
-    if _draws(sys.stdout) and not _starting and elastic.speaks():
+    if _draws(sys.stdout) and not _starting:
         _print("starting …", sys.stdout, end="\r")
         _starting = True
 

@@ -161,6 +161,11 @@ def check_data(data: str) -> None:
     raise CikdError(f"There is no data set and no folder named {data!r}", hint=hint)
 
 
+def no_images() -> CikdError:
+    """The sentence where a training stage has no data."""
+    return CikdError("No images are named.", hint="--data digits, another named set, or a folder of class folders")
+
+
 def _folders_beside(path: Path) -> list[str]:
     """The visible folders in the folder where `path` would be."""
     try:

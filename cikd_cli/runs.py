@@ -18,6 +18,7 @@ import tomli_w
 from cikd_cli import locks, numbering
 from cikd_cli.errors import CikdError
 from cikd_cli.files import append, disk_error, file_sha256, is_file, remove_leftovers, to_json, write_atomically
+from cikd_cli.recipes import SECTIONS
 from cikd_cli.records import (
     FORMAT,
     read_config,
@@ -269,6 +270,17 @@ class RunDir:
         except OSError as error:
             raise disk_error(error, path) from error
         return path
+
+
+def open_classifier(path: str, *, whole: bool = True) -> RunDir:
+    """The run at `path`, which has to know classes; whole: as for RunDir.open."""
+    run = RunDir.open(path, stages=tuple(SECTIONS), whole=whole)
+    if run.stage == "ali":
+        raise CikdError(
+            f"{run.path} has no classifier: ALI copies attention and reads no labels.",
+            hint=f"cikd lm --from {run.path}",
+        )
+    return run
 
 
 def _now() -> str:

@@ -13,9 +13,9 @@ from cikd_cli.files import has_weights_suffix, is_file
 from cikd_cli.inheritance import resolve_stage
 from cikd_cli.options import Request, Resolved, gpu_numbers
 from cikd_cli.patches import check_patch, patch_of
-from cikd_cli.recipes import SECTIONS, check_data, data_name, data_names, load_recipe
+from cikd_cli.recipes import SECTIONS, check_data, data_name, data_names, load_recipe, no_images
 from cikd_cli.records import locate, nearest_run, no_run
-from cikd_cli.runs import RunDir
+from cikd_cli.runs import RunDir, open_classifier
 from cikd_cli.stages import Stage
 
 STUDENT_PATCH = 16  # of a student without a teacher
@@ -71,25 +71,9 @@ def check(stage: Stage, request: Request, resolved: Resolved) -> None:
         load_recipe(request.options.recipe)
 
 
-def no_images() -> CikdError:
-    """The sentence where a training stage has no data."""
-    return CikdError("No images are named.", hint="--data digits, another named set, or a folder of class folders")
-
-
 def no_weights_file(path: Path) -> CikdError:
     """The sentence about a weights file that is not there."""
     return CikdError(f"There is no weights file {path}.", hint="check the path given to --teacher")
-
-
-def open_classifier(path: str, *, whole: bool = True) -> RunDir:
-    """The run at `path`, which has to know classes; whole: as for RunDir.open."""
-    run = RunDir.open(path, stages=tuple(SECTIONS), whole=whole)
-    if run.stage == "ali":
-        raise CikdError(
-            f"{run.path} has no classifier: ALI copies attention and reads no labels.",
-            hint=f"cikd lm --from {run.path}",
-        )
-    return run
 
 
 def _network(word: str, runs_dir: Path) -> str:

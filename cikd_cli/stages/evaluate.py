@@ -14,8 +14,7 @@ from cikd_cli.engine.evaluate import predict
 from cikd_cli.engine.precision import choose_precision
 from cikd_cli.errors import CikdError
 from cikd_cli.options import Request
-from cikd_cli.runs import RunDir
-from cikd_cli.stages.early import open_classifier
+from cikd_cli.runs import RunDir, open_classifier
 from cikd_cli.stages.model_card import write_card
 from cikd_cli.stages.results import image_words, read_result, result_stem, save_result
 from cikd_cli.stages.subjects import (

@@ -21,8 +21,8 @@ from cikd_cli.files import is_file
 from cikd_cli.models.teacher_cache import TeacherCache
 from cikd_cli.models.vit import create_student
 from cikd_cli.models.weights import HALF, ModelSpec, load_model
+from cikd_cli.recipes import no_images
 from cikd_cli.runs import RunDir
-from cikd_cli.stages.early import no_images
 from cikd_cli.stages.held_out import remember
 
 WARNING = "warning"  # the label of a fact that is told as one
