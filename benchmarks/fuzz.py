@@ -25,24 +25,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.runs.inheritance import inherited_settings
+from cikd_cli.runs.lineage import all_runs, damaged_runs
 from fuzz_mutations import damaged_bytes, damaged_image, damaged_json, damaged_lines, damaged_safetensors, damaged_toml
 from fuzz_seeds import make_seeds
 
-from cikd_cli import lineage
 from cikd_cli.analysis.plots import plot_curves
-from cikd_cli.config import LmConfig
 from cikd_cli.data.images import open_image, pillow_silenced, probe
 from cikd_cli.engine.checkpoint import UNSIGNED, load_checkpoint, read_about, sign
 from cikd_cli.engine.optim import LABEL_NO_DECAY
 from cikd_cli.errors import CikdError
 from cikd_cli.files import file_sha256, to_json
-from cikd_cli.inheritance import inherited_settings
-from cikd_cli.lineage import all_runs, damaged_runs
 from cikd_cli.models.foreign import load_foreign
 from cikd_cli.models.weights import load_model, read_spec
-from cikd_cli.options import RunOptions
-from cikd_cli.recipes import SECTIONS, load_recipe, resolve
-from cikd_cli.runs import RunDir
+from cikd_cli.runs import lineage
+from cikd_cli.settings.configs import LmConfig
+from cikd_cli.settings.recipes import SECTIONS, load_recipe, resolve
+from cikd_cli.settings.request import RunOptions
 from cikd_cli.stages import report
 from cikd_cli.stages.execution import stored_config
 from cikd_cli.stages.job import trainable_groups

@@ -9,7 +9,7 @@ def main() -> None:
     """Run the command line."""
     hold_standard_files()
     try:
-        from cikd_cli.cli import app
+        from cikd_cli.cli.app import app
 
         app(prog_name="cikd")
     except KeyboardInterrupt:  # while Python was loading the program; later `sentences` tells it

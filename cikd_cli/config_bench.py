@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import PositiveInt, field_validator
 
-from cikd_cli.config import ANALYSIS, DATA, MODELS, OPTIMISATION, Precision, StageConfig, knob
+from cikd_cli.settings.configs import ANALYSIS, DATA, MODELS, OPTIMISATION, Precision, StageConfig, knob
 
 BENCHES = ("ali", "lm", "relation-kl", "views")
 

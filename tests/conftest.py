@@ -9,7 +9,7 @@ import pytest
 from tiny import RECIPE, draw_photos
 from typer.testing import CliRunner
 
-from cikd_cli.cli import app
+from cikd_cli.cli.app import app
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which whoever started the tests, nohup say, may have ignored
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -18,11 +18,11 @@ from cikd_cli.bench.measure import Contest, measure
 from cikd_cli.bench.networks import Case, build_method, build_rival
 from cikd_cli.bench.reference import load_reference
 from cikd_cli.bench.timing import interleaved, matrix_peak, ratios
-from cikd_cli.config import AliConfig, FinetuneTeacherConfig, LmConfig
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.views import normalise
 from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.weights import HALF
+from cikd_cli.settings.configs import AliConfig, FinetuneTeacherConfig, LmConfig
 from cikd_cli.stages.contest import step_contest
 
 CPU = torch.device("cpu")

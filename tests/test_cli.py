@@ -11,17 +11,17 @@ import types
 from contextlib import suppress
 
 import pytest
+from cikd_cli.runs.directory import RunDir
 from typer.testing import CliRunner
 
 from cikd_cli import __version__
-from cikd_cli.cli import app
-from cikd_cli.config import CurriculumConfig
+from cikd_cli.cli.app import app
+from cikd_cli.cli.exits import loading
+from cikd_cli.cli.flags import first_flags, knobs_of, settable
 from cikd_cli.errors import CikdError
-from cikd_cli.flags import first_flags, knobs_of, settable
-from cikd_cli.options import extra, flag_name, is_first
-from cikd_cli.runs import RunDir
-from cikd_cli.sentences import loading
-from cikd_cli.stages import STAGES
+from cikd_cli.settings.configs import CurriculumConfig
+from cikd_cli.settings.request import extra, flag_name, is_first
+from cikd_cli.settings.stages import STAGES
 
 
 def cikd(*words, **variables):

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.runs.lineage import all_runs, damaged_runs
 from crash import blows, command, die, differences, ended, fork, live, strike, torture
 from test_runs import make
 from torch import nn
 
-from cikd_cli import locks
 from cikd_cli.engine import fit
 from cikd_cli.engine.checkpoint import LAST, PREVIOUS, Progress, load_checkpoint, save_checkpoint
 from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
 from cikd_cli.files import remove_leftovers, write_atomically
-from cikd_cli.lineage import all_runs, damaged_runs
-from cikd_cli.runs import RunDir
+from cikd_cli.runs import locks
 
 KILLS = 21
 

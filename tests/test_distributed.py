@@ -12,23 +12,23 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from cikd_cli.runs.directory import RunDir
 from crash import command, differences, ended, fork
 from test_crash import wait_for
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from cikd_cli.config import FinetuneTeacherConfig
 from cikd_cli.data.decode import DecodedSplit
 from cikd_cli.data.loader import TrainLoader
 from cikd_cli.data.splits import Split
 from cikd_cli.data.views import ViewLaw
-from cikd_cli.engine.distributed import Hardware, World, choose_hardware
 from cikd_cli.engine.step import Training, train_step
 from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
 from cikd_cli.methods.supervised import Supervised
 from cikd_cli.models import create_student
 from cikd_cli.models.weights import HALF, load_model
-from cikd_cli.runs import RunDir
+from cikd_cli.processes.world import Hardware, World, choose_hardware
+from cikd_cli.settings.configs import FinetuneTeacherConfig
 
 
 @pytest.mark.parametrize("stage", ["ali", "lm"])

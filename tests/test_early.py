@@ -7,8 +7,7 @@ import sys
 import textwrap
 
 import pytest
-
-from cikd_cli.runs import RunDir
+from cikd_cli.runs.directory import RunDir
 
 HEAVY = ("torch", "torchvision", "timm", "numpy", "scipy", "sklearn", "matplotlib")
 # line -> part of the sentence, part of the hint

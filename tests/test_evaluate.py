@@ -9,11 +9,11 @@ from torch import nn
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.views import normalise
 from cikd_cli.engine.clock import Clock, Every
-from cikd_cli.engine.distributed import World
 from cikd_cli.engine.evaluate import predict, topk_hits
 from cikd_cli.engine.totals import Totals
 from cikd_cli.errors import EXIT_FAILED, CikdError
 from cikd_cli.models import create_student
+from cikd_cli.processes.world import World
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import cikd_cli
-from cikd_cli.stages import STAGES
+from cikd_cli.settings.stages import STAGES
 
 PACKAGE = Path(cikd_cli.__file__).parent
 HEAVY = ("torch", "torchvision", "timm", "sklearn", "matplotlib", "numpy", "scipy")
@@ -52,7 +52,7 @@ THIRD = {
     "engine": {"methods", "kernels", "models", "data"},
     "bench": {"engine", "methods", "kernels", "models", "data"},
 }
-TORCH_FREE = [*sorted(GROUND | TOP), "stages/__init__", "stages/early", "data/__init__", "data/layout"]
+TORCH_FREE = [*sorted(GROUND | TOP), "stages/__init__", "cli/early", "data/__init__", "data/layout"]
 
 
 def modules() -> list[Path]:
@@ -107,7 +107,7 @@ def test_the_ground_floor_and_the_command_line_name_no_heavy_package(name):
 
 
 def test_importing_the_command_line_loads_no_heavy_package():
-    script = f"import sys, cikd_cli.cli; print([name for name in {HEAVY!r} if name in sys.modules])"
+    script = f"import sys, cikd_cli.cli.app; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -139,7 +139,7 @@ def test_help_answers_where_torch_cannot_be_imported(words):
 
 @pytest.mark.parametrize("words", [[], ["config"], ["slurm"]], ids=lambda words: "-".join(words) or "cikd")
 def test_a_list_of_commands_does_not_wait_for_knobs_or_panels(words):
-    slow = ("cikd_cli.config", "rich", "jinja2")
+    slow = ("cikd_cli.settings.configs", "rich", "jinja2")
     script = (
         f"import sys; sys.modules.update(dict.fromkeys({slow!r})); sys.argv = ['cikd', *{words!r}, '--help'];"
         "from cikd_cli.__main__ import main; main()"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cikd_cli.runs.directory import RunDir
 from crash import differences, ended, fork
 from peers import free_port, share, start
 from test_crash import wait_for
@@ -19,7 +20,6 @@ from cikd_cli.engine.checkpoint import read_about
 from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED
 from cikd_cli.methods.lm import LogitMimicking
 from cikd_cli.models.weights import load_model
-from cikd_cli.runs import RunDir
 from cikd_cli.stages import prepare
 
 

@@ -4,9 +4,9 @@ import re
 import shutil
 
 import pytest
+from cikd_cli.runs.directory import RunDir
 
-from cikd_cli.config import LmConfig
-from cikd_cli.runs import RunDir
+from cikd_cli.settings.configs import LmConfig
 
 SHORT = ("--epochs", "1", "--set", "warmup=0")
 

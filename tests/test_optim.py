@@ -6,10 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cikd_cli.config import FinetuneTeacherConfig
 from cikd_cli.data.batch import Batch
 from cikd_cli.engine import optim
-from cikd_cli.engine.distributed import World
 from cikd_cli.engine.optim import (
     ALI_NO_DECAY,
     LABEL_NO_DECAY,
@@ -24,6 +22,8 @@ from cikd_cli.methods.ali import freeze_untapped
 from cikd_cli.methods.supervised import Supervised
 from cikd_cli.models import create_student, create_teacher
 from cikd_cli.models.weights import HALF
+from cikd_cli.processes.world import World
+from cikd_cli.settings.configs import FinetuneTeacherConfig
 
 LABELS = {"weight_decay": 0.05, "layer_decay": 0.75, "no_decay": LABEL_NO_DECAY}
 ALI = {"weight_decay": 0.05, "layer_decay": 1.0, "no_decay": ALI_NO_DECAY}

@@ -2,11 +2,11 @@
 
 import pytest
 
-from cikd_cli.config import AliConfig, EvalConfig, FinetuneTeacherConfig, LmConfig
 from cikd_cli.errors import CikdError
-from cikd_cli.options import RunOptions
-from cikd_cli.recipes import SECTIONS, data_names, load_recipe, recipe_names, resolve
 from cikd_cli.render import template_root
+from cikd_cli.settings.configs import AliConfig, EvalConfig, FinetuneTeacherConfig, LmConfig
+from cikd_cli.settings.recipes import SECTIONS, data_names, load_recipe, recipe_names, resolve
+from cikd_cli.settings.request import RunOptions
 
 
 def ali(flags=None, *, inherited=None, **options):

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from cikd_cli.runs.directory import RunDir
 
-from cikd_cli.config import FinetuneTeacherConfig
-from cikd_cli.engine.distributed import Hardware
-from cikd_cli.options import RunOptions
-from cikd_cli.recipes import resolve
-from cikd_cli.runs import RunDir
+from cikd_cli.processes.world import Hardware
+from cikd_cli.settings.configs import FinetuneTeacherConfig
+from cikd_cli.settings.recipes import resolve
+from cikd_cli.settings.request import RunOptions
 from cikd_cli.stages import ahead, finetune_teacher, rehearsal
 
 CPU = Hardware((), 1)

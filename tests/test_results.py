@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from cikd_cli.cli import app
+from cikd_cli.cli.app import app
 from cikd_cli.console import Reporter
 from cikd_cli.files import file_word
 from cikd_cli.render import data_uri

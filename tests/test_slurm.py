@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cikd_cli import slurm
+from cikd_cli.cli import slurm
 
 WORDS = ("--set", "betas=0.9,0.95", "--lr", "1e-3", "--name", "first-try")
 HOSTILE = 'it\'s a "folder" $(touch gone) `touch gone`; touch gone'

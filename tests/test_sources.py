@@ -17,13 +17,13 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torchvision import datasets
 
-from cikd_cli.config import DataConfig
 from cikd_cli.data import content, decode
 from cikd_cli.data.named import NAMED, TorchvisionSet, read_torchvision
 from cikd_cli.data.paths import Paths
 from cikd_cli.data.sources import is_named, load_source
 from cikd_cli.data.splits import DataSource, Split
 from cikd_cli.errors import CikdError
+from cikd_cli.settings.configs import DataConfig
 from cikd_cli.stages.job import describe_data
 
 

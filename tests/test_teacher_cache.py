@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cikd_cli.runs.directory import RunDir
 
 from cikd_cli.data.decode import DecodedSplit
 from cikd_cli.data.loader import TrainLoader
@@ -21,7 +22,6 @@ from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.teacher_cache import TeacherCache
 from cikd_cli.models.teachers import create_scratch_teacher
 from cikd_cli.models.weights import load_model
-from cikd_cli.runs import RunDir
 
 EPOCHS, STEPS = 4, 3  # 30 images in batches of 8; the first epoch distils nothing
 

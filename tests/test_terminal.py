@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+from cikd_cli.runs.directory import RunDir
 from crash import command, ended, fork, live
 from screen import Terminal
 from test_distributed import FOUR_THOUSAND, epochs_of, launch_afresh
 
 from cikd_cli.engine import fit
 from cikd_cli.errors import EXIT_INTERRUPTED
-from cikd_cli.runs import RunDir
 from cikd_cli.stages import training
 
 LONG = ("--epochs", "4000", "--set", "keep_every=0", "--save-every", "2h")

@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from cikd_cli.cli import app
+from cikd_cli.cli.app import app
 from cikd_cli.files import file_sha256
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "errors.md"

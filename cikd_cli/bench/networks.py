@@ -10,7 +10,6 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from cikd_cli.bench.reference import load_reference
-from cikd_cli.config import AliConfig, FinetuneTeacherConfig, LmConfig
 from cikd_cli.engine.precision import DTYPES
 from cikd_cli.errors import CikdError
 from cikd_cli.methods.ali import Ali
@@ -19,6 +18,7 @@ from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.teachers import create_scratch_teacher, create_teacher
 from cikd_cli.models.vit import create_student, head_counts
 from cikd_cli.models.weights import HALF
+from cikd_cli.settings.configs import AliConfig, FinetuneTeacherConfig, LmConfig
 
 Stage = Literal["ali", "lm"]
 

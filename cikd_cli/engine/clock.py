@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from cikd_cli.data.batch import Batch
-from cikd_cli.options import EPOCHS, parse_interval
+from cikd_cli.settings.request import EPOCHS, parse_interval
 
 
 class Clock:

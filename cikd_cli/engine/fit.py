@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cikd_cli.config import TrainingConfig
 from cikd_cli.console import Reporter, duration
 from cikd_cli.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from cikd_cli.engine.clock import Clock, Every, SaveTimer
-from cikd_cli.engine.distributed import World
 from cikd_cli.engine.step import Training, train_step
-from cikd_cli.engine.stop import Reason, StopRequest, reason
 from cikd_cli.engine.totals import Totals, check_weights
 from cikd_cli.errors import EXIT_FAILED, CikdError
-from cikd_cli.runs import RunDir
+from cikd_cli.processes.stop import Reason, StopRequest, reason
+from cikd_cli.processes.world import World
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.settings.configs import TrainingConfig
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cikd_cli.config import TrainingConfig
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.device_loader import DeviceLoader
 from cikd_cli.data.loader import TrainLoader
-from cikd_cli.engine.distributed import World
 from cikd_cli.engine.optim import create_optimizer, learning_rate, set_learning_rate, single_threaded
 from cikd_cli.engine.precision import autocast
 from cikd_cli.models.drop_path import draw, use_draws
+from cikd_cli.processes.world import World
+from cikd_cli.settings.configs import TrainingConfig
 
 
 @dataclass

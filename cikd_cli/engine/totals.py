@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from cikd_cli.engine.distributed import World
 from cikd_cli.errors import EXIT_FAILED, CikdError
+from cikd_cli.processes.world import World
 
 
 class Totals:

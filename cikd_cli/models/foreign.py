@@ -12,7 +12,7 @@ from cikd_cli.models.checkpoints import Checkpoint, open_checkpoint
 from cikd_cli.models.names import norm_after_pooling, to_timm
 from cikd_cli.models.shapes import Shape, differences, kind_of, names_of
 from cikd_cli.models.weights import check_fit
-from cikd_cli.patches import check_patch
+from cikd_cli.settings.patches import check_patch
 
 _HEADS = ("head.", "head_dist.")  # made anew for the images' classes
 # What makes up a trunk: nothing of it may be without a place. Other tensors are left out, and said.

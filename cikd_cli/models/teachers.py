@@ -10,7 +10,7 @@ from torch import nn
 from cikd_cli.errors import CikdError
 from cikd_cli.models.hub import WEIGHTS, Repository, in_hub_cache, remedy
 from cikd_cli.models.vit import check_heads
-from cikd_cli.patches import check_patch
+from cikd_cli.settings.patches import check_patch
 
 A_TEACHER = "--teacher vit_base_patch16_224.dino"
 SMALL = "deit_tiny_patch16_224"  # the smallest download among the plain ones

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cikd_cli.errors import CikdError
 from cikd_cli.models.drop_path import StochasticDepth
-from cikd_cli.patches import check_patch
+from cikd_cli.settings.patches import check_patch
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cikd_cli.chain import baseline_settings, resolve_curriculum
-from cikd_cli.config import CurriculumConfig, DataConfig, LmConfig, StudentConfig
 from cikd_cli.console import Reporter
 from cikd_cli.data.order import Steps
 from cikd_cli.data.sources import DataSource
-from cikd_cli.engine.distributed import Hardware
 from cikd_cli.engine.precision import DTYPES, choose_precision
 from cikd_cli.errors import CikdError
-from cikd_cli.inheritance import DATA_KNOBS
 from cikd_cli.models.frozen import FrozenTeacher
-from cikd_cli.options import Request, Resolved, RunOptions
-from cikd_cli.recipes import MAY_DIFFER
+from cikd_cli.processes.world import Hardware
+from cikd_cli.runs.chain import baseline_settings, resolve_curriculum
+from cikd_cli.runs.inheritance import DATA_KNOBS
+from cikd_cli.settings.configs import CurriculumConfig, DataConfig, LmConfig, StudentConfig
+from cikd_cli.settings.recipes import MAY_DIFFER
+from cikd_cli.settings.request import Request, Resolved, RunOptions
 from cikd_cli.stages import ali, finetune_teacher, lm
 from cikd_cli.stages.job import Job, fit_batch, open_source
 from cikd_cli.stages.rehearsal import roughly, seconds_of, worth_foretelling

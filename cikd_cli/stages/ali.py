@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from cikd_cli.config import AliConfig
 from cikd_cli.data.sources import DataSource
 from cikd_cli.engine.optim import ALI_NO_DECAY
 from cikd_cli.engine.precision import DTYPES, choose_precision
@@ -16,8 +15,9 @@ from cikd_cli.kernels.relation_kl import why_not_fused
 from cikd_cli.methods.ali import Ali, learning_objective_block, share_teacher
 from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.weights import ModelSpec
-from cikd_cli.options import Request
-from cikd_cli.runs import RunDir
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.settings.configs import AliConfig
+from cikd_cli.settings.request import Request
 from cikd_cli.stages import training
 from cikd_cli.stages.job import (
     Job,

@@ -14,9 +14,9 @@ from cikd_cli.bench.networks import Case
 from cikd_cli.bench.timing import matrix_peak
 from cikd_cli.config_bench import BenchConfig
 from cikd_cli.console import Reporter, duration, quantity
-from cikd_cli.engine.distributed import Hardware, choose_hardware
 from cikd_cli.engine.precision import choose_precision
-from cikd_cli.options import Request
+from cikd_cli.processes.world import Hardware, choose_hardware
+from cikd_cli.settings.request import Request
 from cikd_cli.stages import bench_case, bench_sweep
 from cikd_cli.stages.bench_sweep import memory, pace, speedup, unstarted
 from cikd_cli.stages.contest import relation_contest, step_contest, views_contest

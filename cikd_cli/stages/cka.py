@@ -6,11 +6,11 @@ import torch
 
 from cikd_cli.analysis.cka import LEAST_BATCH, compare, diagonal, matched_layers, usable_images
 from cikd_cli.analysis.plots import Similarity, plot_cka
-from cikd_cli.config import CkaConfig
 from cikd_cli.console import Reporter
 from cikd_cli.errors import CikdError
-from cikd_cli.options import Request
-from cikd_cli.runs import RunDir
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.settings.configs import CkaConfig
+from cikd_cli.settings.request import Request
 from cikd_cli.stages.results import image_words, network_words, result_stem, save_result
 from cikd_cli.stages.subjects import (
     Images,

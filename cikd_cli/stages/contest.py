@@ -19,7 +19,6 @@ from cikd_cli.bench.work import random_taps, relation_losses, relation_work, ste
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.sources import DataSource, Split
 from cikd_cli.data.views import normalise
-from cikd_cli.engine.distributed import World
 from cikd_cli.engine.optim import ALI_NO_DECAY, LABEL_NO_DECAY
 from cikd_cli.engine.precision import DTYPES, autocast, choose_precision
 from cikd_cli.engine.step import Training, train_step
@@ -29,7 +28,8 @@ from cikd_cli.methods.lm import LogitMimicking
 from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.teacher_cache import TeacherCache
 from cikd_cli.models.weights import HALF, ModelSpec
-from cikd_cli.options import RunOptions
+from cikd_cli.processes.world import World
+from cikd_cli.settings.request import RunOptions
 from cikd_cli.stages.job import Job, trainable_groups
 from cikd_cli.stages.prepare import prepare
 

@@ -7,19 +7,20 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from cikd_cli import chain
-from cikd_cli.config import CurriculumConfig
 from cikd_cli.console import Reporter, duration, reporter
 from cikd_cli.data.division import TRAIN
 from cikd_cli.data.scored import scored_folder
-from cikd_cli.engine.distributed import choose_hardware
 from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
-from cikd_cli.inheritance import STUDENT_KNOBS
-from cikd_cli.lineage import all_runs
-from cikd_cli.options import Request, Resolved, RunOptions
-from cikd_cli.recipes import MAY_DIFFER, data_name
-from cikd_cli.runs import RunDir
-from cikd_cli.stages import STAGES, report
+from cikd_cli.processes.world import choose_hardware
+from cikd_cli.runs import chain
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.runs.inheritance import STUDENT_KNOBS
+from cikd_cli.runs.lineage import all_runs
+from cikd_cli.settings.configs import CurriculumConfig
+from cikd_cli.settings.recipes import MAY_DIFFER, data_name
+from cikd_cli.settings.request import Request, Resolved, RunOptions
+from cikd_cli.settings.stages import STAGES
+from cikd_cli.stages import report
 from cikd_cli.stages.ahead import build_all, foretell_all, offer_laptop
 from cikd_cli.stages.execution import curriculum_command
 from cikd_cli.stages.held_out import remember

@@ -7,21 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cikd_cli.config import StageConfig
 from cikd_cli.console import Reporter, reporter
-from cikd_cli.engine import ranks
 from cikd_cli.engine.checkpoint import saved_step
-from cikd_cli.engine.distributed import Hardware, World
 from cikd_cli.engine.fit import Outcome, fit, resume_command
-from cikd_cli.engine.launch import launch
 from cikd_cli.engine.step import Training
 from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
 from cikd_cli.files import file_sha256, write_atomically
-from cikd_cli.knobs import check_keys, validate
 from cikd_cli.models.weights import encode_model
-from cikd_cli.options import RunOptions
-from cikd_cli.runs import RunDir
-from cikd_cli.stages import STAGES, header
+from cikd_cli.processes import rank_logs
+from cikd_cli.processes.launch import launch
+from cikd_cli.processes.world import Hardware, World
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.settings.configs import StageConfig
+from cikd_cli.settings.parse import check_keys, validate
+from cikd_cli.settings.request import RunOptions
+from cikd_cli.settings.stages import STAGES
+from cikd_cli.stages import header
 from cikd_cli.stages.job import Job
 from cikd_cli.stages.prepare import prepare
 
@@ -50,14 +51,14 @@ def train(begun: Sequence[Begun], hardware: Hardware, options: RunOptions, out: 
             if hardware.joined is not None:
                 hardware.joined.announce(paths[0])
                 execute(begun, hardware.joined.world, options, out)
-                ranks.clear(paths[0])
+                rank_logs.clear(paths[0])
             elif hardware.processes == 1:
                 execute(begun, World(hardware.device), options, out)
             else:
                 launch(_worker, hardware, paths[0], options, stall=options.stall, warn=out.warn)
         except BaseException as error:  # whatever it was, no run must look as if it were still running
-            if hardware.joined is not None and ranks.is_loss(error):
-                raise  # by the error of another process, which `engine/join` will tell
+            if hardware.joined is not None and rank_logs.is_loss(error):
+                raise  # by the error of another process, which `processes/join` will tell
             with suppress(CikdError, OSError):  # a full disk: the first error is the one to show
                 for path in paths:
                     _end_badly(path, error)

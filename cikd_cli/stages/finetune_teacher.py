@@ -8,7 +8,6 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from cikd_cli.analysis.pretrained import neighbour_test
-from cikd_cli.config import FinetuneTeacherConfig
 from cikd_cli.console import Reporter
 from cikd_cli.data.sources import DataSource
 from cikd_cli.engine.optim import LABEL_NO_DECAY
@@ -18,9 +17,10 @@ from cikd_cli.models import teachers
 from cikd_cli.models.places import find_place, whole_name
 from cikd_cli.models.pretrained import open_pretrained, own_file
 from cikd_cli.models.weights import HALF, ModelSpec, Triple, load_model, pretraining_statistics
-from cikd_cli.options import Request
-from cikd_cli.patches import check_patch
-from cikd_cli.runs import RunDir
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.settings.configs import FinetuneTeacherConfig
+from cikd_cli.settings.patches import check_patch
+from cikd_cli.settings.request import Request
 from cikd_cli.stages import training
 from cikd_cli.stages.job import (
     Job,

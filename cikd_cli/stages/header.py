@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from cikd_cli import __version__
-from cikd_cli.batch_size import fitting_batch, many_left_out
 from cikd_cli.console import Reporter, duration
-from cikd_cli.engine.distributed import Hardware
 from cikd_cli.engine.step import Training
-from cikd_cli.options import Request, Resolved
-from cikd_cli.runs import RunDir
+from cikd_cli.processes.world import Hardware
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.settings.batch_size import fitting_batch, many_left_out
+from cikd_cli.settings.request import Request, Resolved
 from cikd_cli.stages.job import Job, tell
 
 _SHOWN_ABOVE = ("data", "data_root", "teacher", "from_run", "teacher_cache", "seed")

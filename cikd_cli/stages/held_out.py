@@ -16,7 +16,7 @@ from cikd_cli.data.paths import Paths
 from cikd_cli.data.splits import DataSource
 from cikd_cli.errors import CikdError
 from cikd_cli.files import read_text, to_json
-from cikd_cli.runs import RunDir
+from cikd_cli.runs.directory import RunDir
 
 HELD, TRAINED = "held-out.txt", "trained-on.txt"
 _OLDER = "(of a run before)"

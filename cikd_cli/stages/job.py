@@ -10,8 +10,6 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from cikd_cli.batch_size import fitting_batch
-from cikd_cli.config import DataConfig, StudentConfig, TrainingConfig
 from cikd_cli.console import Reporter
 from cikd_cli.data.sources import DataSource, load_source
 from cikd_cli.data.views import ViewLaw
@@ -21,8 +19,10 @@ from cikd_cli.files import is_file
 from cikd_cli.models.teacher_cache import TeacherCache
 from cikd_cli.models.vit import create_student
 from cikd_cli.models.weights import HALF, ModelSpec, load_model
-from cikd_cli.recipes import no_images
-from cikd_cli.runs import RunDir
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.settings.batch_size import fitting_batch
+from cikd_cli.settings.configs import DataConfig, StudentConfig, TrainingConfig
+from cikd_cli.settings.recipes import no_images
 from cikd_cli.stages.held_out import remember
 
 WARNING = "warning"  # the label of a fact that is told as one

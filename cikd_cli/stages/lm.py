@@ -6,7 +6,6 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from cikd_cli.config import LmConfig
 from cikd_cli.data.sources import DataSource
 from cikd_cli.engine.optim import LABEL_NO_DECAY
 from cikd_cli.engine.precision import DTYPES, choose_precision
@@ -15,8 +14,9 @@ from cikd_cli.methods.supervised import Supervised
 from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.teacher_cache import TeacherCache
 from cikd_cli.models.weights import ModelSpec
-from cikd_cli.options import Request
-from cikd_cli.runs import RunDir
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.settings.configs import LmConfig
+from cikd_cli.settings.request import Request
 from cikd_cli.stages import training
 from cikd_cli.stages.job import (
     Job,

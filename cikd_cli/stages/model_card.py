@@ -9,10 +9,10 @@ from typing import Any
 
 from cikd_cli import __version__
 from cikd_cli.files import write_atomically
-from cikd_cli.knobs import kinds
-from cikd_cli.recipes import SECTIONS
 from cikd_cli.render import render
-from cikd_cli.runs import RunDir
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.settings.parse import kinds
+from cikd_cli.settings.recipes import SECTIONS
 
 
 def write_card(run: RunDir, columns: list[str], rows: list[list[str]]) -> Path:

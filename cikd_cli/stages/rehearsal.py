@@ -19,13 +19,13 @@ from cikd_cli.data.batch import Batch
 from cikd_cli.data.decode import MIB, DecodedSplit
 from cikd_cli.data.sources import DataSource, Split
 from cikd_cli.engine.compilation import worth_compiling
-from cikd_cli.engine.distributed import Hardware, World
 from cikd_cli.engine.fit import evaluation_interval
 from cikd_cli.engine.precision import autocast, choose_precision
 from cikd_cli.engine.step import Training, train_step
 from cikd_cli.models.frozen import teacher_of
 from cikd_cli.models.weights import encode_model
-from cikd_cli.options import RunOptions
+from cikd_cli.processes.world import Hardware, World
+from cikd_cli.settings.request import RunOptions
 from cikd_cli.stages import header
 from cikd_cli.stages.job import Job
 from cikd_cli.stages.prepare import prepare, scorer

@@ -10,7 +10,7 @@ from cikd_cli.analysis.plots import History, plot_curves
 from cikd_cli.console import quantity
 from cikd_cli.files import write_atomically
 from cikd_cli.render import data_uri, render
-from cikd_cli.runs import RunDir
+from cikd_cli.runs.directory import RunDir
 
 COLUMNS = ("", "top-1", "top-5", "of teacher", "params", "MACs", "epochs", "seconds")
 TITLES = {"teacher": "teacher", "lm": "student, ALI + LM", "baseline": "same, labels only"}  # the table fits 80 columns

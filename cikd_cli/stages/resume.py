@@ -7,18 +7,18 @@ from typing import Any
 
 import torch
 
-from cikd_cli import elastic
-from cikd_cli.chain import RESUME_OPTIONS, check_resume
-from cikd_cli.config import TrainingConfig
 from cikd_cli.console import Reporter
 from cikd_cli.engine.checkpoint import saved_step
-from cikd_cli.engine.distributed import Hardware
 from cikd_cli.errors import EXIT_FAILED, CikdError
-from cikd_cli.knobs import validate
-from cikd_cli.lineage import all_runs
-from cikd_cli.options import Request, RunOptions, flag_name
-from cikd_cli.recipes import data_name, typed_values
-from cikd_cli.runs import RunDir
+from cikd_cli.processes import environment
+from cikd_cli.processes.world import Hardware
+from cikd_cli.runs.chain import RESUME_OPTIONS, check_resume
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.runs.lineage import all_runs
+from cikd_cli.settings.configs import TrainingConfig
+from cikd_cli.settings.parse import validate
+from cikd_cli.settings.recipes import data_name, typed_values
+from cikd_cli.settings.request import Request, RunOptions, flag_name
 from cikd_cli.stages import header, held_out
 from cikd_cli.stages.execution import Begun, check_images, stored_config, told_with, train
 from cikd_cli.stages.job import Job, parents_of, tell
@@ -84,7 +84,7 @@ def go_on(
 ) -> dict[str, Any]:
     """Continue a run that the same command began; a finished one is taken as it is."""
     record, epochs = run_dir.record, run_dir.config()["epochs"]
-    if record["status"] == "failed" and elastic.restart():
+    if record["status"] == "failed" and environment.restart():
         raise CikdError(str(record.get("message")), exit_code=EXIT_FAILED)  # it would fail again
     _check_same(run_dir, request, config_class)
     longer = {"epochs": request.flags["epochs"]} if request.flags.get("epochs", epochs) != epochs else {}
@@ -100,7 +100,7 @@ def go_on(
 def check_restarts(request: Request) -> None:
     """Refuse a command that its launcher may start again if it would then begin another run."""
     options = request.options
-    if elastic.may_restart() and options.resume is None and not options.go_on:
+    if environment.may_restart() and options.resume is None and not options.go_on:
         raise CikdError(
             "torchrun --max-restarts starts this command again after a fault, and it would begin a second run",
             hint="--name NAME --continue goes on with the first one",

@@ -9,7 +9,6 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from cikd_cli.config import StageConfig
 from cikd_cli.console import Reporter, reporter
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.decode import DecodedSplit
@@ -19,13 +18,14 @@ from cikd_cli.data.scored import NOTHING_KNOWN, scored_folder
 from cikd_cli.data.sources import DataSource, Split, is_named, load_source
 from cikd_cli.data.views import normalise
 from cikd_cli.data.workers import auto_workers
-from cikd_cli.engine.distributed import choose_hardware
 from cikd_cli.errors import CikdError
 from cikd_cli.models.pretrained import is_pretrained_name, open_pretrained, own_file
 from cikd_cli.models.weights import ModelSpec, load_model
-from cikd_cli.options import Request
-from cikd_cli.recipes import resolve
-from cikd_cli.runs import RunDir
+from cikd_cli.processes.world import choose_hardware
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.settings.configs import StageConfig
+from cikd_cli.settings.recipes import resolve
+from cikd_cli.settings.request import Request
 from cikd_cli.stages.held_out import remember
 from cikd_cli.stages.job import tell
 

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cikd_cli.config import LmConfig, TrainingConfig
 from cikd_cli.data.sources import DataSource
 from cikd_cli.data.views import VERSION, view_epoch
 from cikd_cli.errors import CikdError
@@ -17,7 +16,8 @@ from cikd_cli.files import read_text, to_json
 from cikd_cli.methods.lm import warmup_weight
 from cikd_cli.models.teacher_cache import KEY_FILE, TeacherCache
 from cikd_cli.models.weights import ModelSpec
-from cikd_cli.runs import RunDir
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.settings.configs import LmConfig, TrainingConfig
 from cikd_cli.stages.job import view_law
 
 AUTO = "teacher-cache"  # beside the runs

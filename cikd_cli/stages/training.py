@@ -7,19 +7,21 @@ from typing import Any
 
 import torch
 
-from cikd_cli import elastic, numbering
-from cikd_cli.config import TrainingConfig
 from cikd_cli.console import reporter
-from cikd_cli.engine.distributed import Hardware, choose_hardware
 from cikd_cli.engine.fit import resume_command
-from cikd_cli.engine.join import Peers
 from cikd_cli.engine.precision import choose_precision
 from cikd_cli.errors import CikdError
-from cikd_cli.inheritance import resolve_stage
-from cikd_cli.options import Request
-from cikd_cli.recipes import data_name
-from cikd_cli.runs import RunDir
-from cikd_cli.stages import STAGES, header, held_out
+from cikd_cli.processes import environment
+from cikd_cli.processes.join import Peers
+from cikd_cli.processes.world import Hardware, choose_hardware
+from cikd_cli.runs import numbering
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.runs.inheritance import resolve_stage
+from cikd_cli.settings.configs import TrainingConfig
+from cikd_cli.settings.recipes import data_name
+from cikd_cli.settings.request import Request
+from cikd_cli.settings.stages import STAGES
+from cikd_cli.stages import header, held_out
 from cikd_cli.stages.execution import Begun, follow, told_with, train
 from cikd_cli.stages.job import Job, fit_batch, parents_of
 from cikd_cli.stages.prepare import prepare
@@ -44,13 +46,13 @@ def run(
     Among the processes of a launcher, the first one carries it out and the others follow.
     """
     options = request.options
-    if not elastic.started_by_launcher():
+    if not environment.started_by_launcher():
         hardware = choose_hardware(options.gpus, options.processes or 1)
         return _carry_out(request, config_class, hardware, build, build_together)
     check_restarts(request)
     peers = Peers(options)
     with peers.together():
-        if elastic.rank() == 0:
+        if environment.rank() == 0:
             return _carry_out(request, config_class, peers.hardware, build, build_together)
         path = peers.follow()
         if path is not None and peers.hardware.joined is not None:

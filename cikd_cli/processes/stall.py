@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from torch.distributed.distributed_c10d import Store
 
-from cikd_cli.engine.stop import stop_as_orphan
 from cikd_cli.errors import EXIT_INTERRUPTED
+from cikd_cli.processes.stop import stop_as_orphan
 
 GRACE = 60.0  # seconds to save in once the launcher is gone
 _TICK = 0.25  # seconds

@@ -5,18 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cikd_cli import elastic, numbering
-from cikd_cli.config import CurriculumConfig, FinetuneTeacherConfig, StageConfig
 from cikd_cli.data.layout import NearlyLayoutError, read_layout
 from cikd_cli.errors import CikdError
 from cikd_cli.files import has_weights_suffix, is_file
-from cikd_cli.inheritance import resolve_stage
-from cikd_cli.options import Request, Resolved, gpu_numbers
-from cikd_cli.patches import check_patch, patch_of
-from cikd_cli.recipes import SECTIONS, check_data, data_name, data_names, load_recipe, no_images
-from cikd_cli.records import locate, nearest_run, no_run
-from cikd_cli.runs import RunDir, open_classifier
-from cikd_cli.stages import Stage
+from cikd_cli.processes import environment
+from cikd_cli.runs import numbering
+from cikd_cli.runs.directory import RunDir, open_classifier
+from cikd_cli.runs.inheritance import resolve_stage
+from cikd_cli.runs.reading import locate, nearest_run, no_run
+from cikd_cli.settings.configs import CurriculumConfig, FinetuneTeacherConfig, StageConfig
+from cikd_cli.settings.patches import check_patch, patch_of
+from cikd_cli.settings.recipes import SECTIONS, check_data, data_name, data_names, load_recipe, no_images
+from cikd_cli.settings.request import Request, Resolved, gpu_numbers
+from cikd_cli.settings.stages import Stage
 
 STUDENT_PATCH = 16  # of a student without a teacher
 _HUBS = ("hf-hub:", "hf_hub:", "local-dir:", "timm/")
@@ -58,7 +59,7 @@ def check(stage: Stage, request: Request, resolved: Resolved) -> None:
     resolved: what was typed, over the recipe. Of several processes of a launcher none is checked here: they have to
     hear of it together.
     """
-    if elastic.started_by_launcher():
+    if environment.started_by_launcher():
         return
     gpu_numbers(request.options.gpus)
     if isinstance(resolved.config, CurriculumConfig):

@@ -6,8 +6,8 @@ from typing import Any
 
 from cikd_cli.console import duration
 from cikd_cli.errors import CikdError
-from cikd_cli.records import read_records
-from cikd_cli.runs import RunDir
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.runs.reading import read_records
 
 COLUMNS = ("run", "stage", "data", "status", "epochs", "top-1", "time")
 

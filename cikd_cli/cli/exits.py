@@ -9,10 +9,10 @@ from typing import Any
 
 import typer
 
-from cikd_cli import elastic
 from cikd_cli.console import show_error
 from cikd_cli.errors import EXIT_FAILED, OUT_OF_MEMORY_HINT, CikdError, nothing_made
 from cikd_cli.files import disk_error
+from cikd_cli.processes import environment
 
 _UsageError: Any = typer.BadParameter.__base__  # wherever this version of Typer declares it
 
@@ -26,7 +26,7 @@ def sentences() -> Iterator[None]:
         sentence = _as_sentence(error)
         if sentence is None:
             raise
-        if elastic.speaks() and not sentence.shown:  # of several processes one speaks
+        if environment.speaks() and not sentence.shown:  # of several processes one speaks
             show_error(sentence)
         raise typer.Exit(sentence.exit_code) from None
 

@@ -15,11 +15,10 @@ from typing import Any
 
 import tomli_w
 
-from cikd_cli import locks, numbering
 from cikd_cli.errors import CikdError
 from cikd_cli.files import append, disk_error, file_sha256, is_file, remove_leftovers, to_json, write_atomically
-from cikd_cli.recipes import SECTIONS
-from cikd_cli.records import (
+from cikd_cli.runs import locks, numbering
+from cikd_cli.runs.reading import (
     FORMAT,
     read_config,
     read_metrics,
@@ -29,6 +28,7 @@ from cikd_cli.records import (
     unfinished,
     without_none,
 )
+from cikd_cli.settings.recipes import SECTIONS
 
 __all__ = ["RunDir", "file_sha256", "write_atomically"]
 

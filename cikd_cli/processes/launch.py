@@ -22,11 +22,11 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.distributed.rendezvous import rendezvous
 
 from cikd_cli.console import duration
-from cikd_cli.engine import ranks
-from cikd_cli.engine.distributed import Hardware, World
-from cikd_cli.engine.ranks import Attempts, Stopped, Told, log_path
-from cikd_cli.engine.watch import Watch
 from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, CikdError
+from cikd_cli.processes import rank_logs
+from cikd_cli.processes.rank_logs import Attempts, Stopped, Told, log_path
+from cikd_cli.processes.stall import Watch
+from cikd_cli.processes.world import Hardware, World
 
 ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 RESTARTS = 3  # of all processes, after some were killed
@@ -56,7 +56,7 @@ def launch(
             logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // hardware.processes)))
     method = _start_method(worker.__module__)
-    ranks.clear(run)
+    rank_logs.clear(run)
     attempts = Attempts(run, warn=warn)
     config = LaunchConfig(
         min_nodes=1,
@@ -85,7 +85,7 @@ def launch(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    ranks.clear(run)
+    rank_logs.clear(run)
 
 
 def cores() -> int:
@@ -123,7 +123,7 @@ def _start_method(module: str) -> str:
     """How processes are started: forked from a server that has loaded `module`, where the system has such a thing."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return "spawn"
-    multiprocessing.set_forkserver_preload([module, "cikd_cli.engine.preload"])
+    multiprocessing.set_forkserver_preload([module, "cikd_cli.processes.preload"])
     before = os.environ.get("PYTHONPATH")
     paths = [str(Path(__file__).parents[2]), *(before.split(os.pathsep) if before else ())]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # the server's only way to this very package, wherever it starts
@@ -142,20 +142,20 @@ def _pass_on(number: int, _frame: FrameType | None) -> None:
 
 def _entry(worker: Callable[..., bool], hardware: Hardware, run: Path, stall: float, args: Sequence[Any]) -> None:
     """What each launched process does; torch elastic has set RANK, WORLD_SIZE and the rendezvous."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # see `engine/preload`
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # see `processes/preload`
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))  # to save, and end
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if rank:
-        ranks.take_output(run, rank)
+        rank_logs.take_output(run, rank)
     device = torch.device("cuda", hardware.gpus[rank]) if hardware.gpus else torch.device("cpu")
     if not hardware.gpus:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
     def give_up(blamed: Sequence[int]) -> None:
-        ranks.write_stacks(run, rank)
-        ranks.tell(run, stood_still(blamed, run, rank=rank, stall=stall))
-        ranks.end_now(EXIT_FAILED)
+        rank_logs.write_stacks(run, rank)
+        rank_logs.tell(run, stood_still(blamed, run, rank=rank, stall=stall))
+        rank_logs.end_now(EXIT_FAILED)
 
     try:
         store, _, _ = next(rendezvous("env://"))
@@ -167,15 +167,15 @@ def _entry(worker: Callable[..., bool], hardware: Hardware, run: Path, stall: fl
             dist.barrier()  # until the first one has written how far they came
         dist.destroy_process_group()
     except KeyboardInterrupt:  # before its first step, or the second one; the parent tells it
-        ranks.tell(run, Told(rank, "Stopped", exit_code=EXIT_INTERRUPTED))
-        ranks.end_now(EXIT_INTERRUPTED)
+        rank_logs.tell(run, Told(rank, "Stopped", exit_code=EXIT_INTERRUPTED))
+        rank_logs.end_now(EXIT_INTERRUPTED)
     except Exception as error:
-        ranks.write_traceback(run, rank)
-        ranks.tell(run, Told.about(error, rank))
-        ranks.end_now(EXIT_FAILED)
+        rank_logs.write_traceback(run, rank)
+        rank_logs.tell(run, Told.about(error, rank))
+        rank_logs.end_now(EXIT_FAILED)
     if watch.orphaned or not finished:  # torch elastic would wait for a word of the parent, which no longer listens
-        ranks.tell(run, Told(rank, "Stopped", exit_code=EXIT_INTERRUPTED))
-        ranks.end_now(EXIT_INTERRUPTED)
+        rank_logs.tell(run, Told(rank, "Stopped", exit_code=EXIT_INTERRUPTED))
+        rank_logs.end_now(EXIT_INTERRUPTED)
 
 
 def watch_store(store: Store) -> Store:

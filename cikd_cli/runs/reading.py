@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from cikd_cli.errors import CikdError
 from cikd_cli.files import file_sha256, is_file, read_text
-from cikd_cli.knobs import nearest, validate
-from cikd_cli.locks import holder
-from cikd_cli.recipes import SECTIONS, read_toml
-from cikd_cli.record_types import Record
+from cikd_cli.runs.locks import holder
+from cikd_cli.runs.record import Record
+from cikd_cli.settings.parse import nearest, validate
+from cikd_cli.settings.recipes import SECTIONS, read_toml
 
 FORMAT = 1
 MOST_JSON = 2**26  # bytes of run.json or metrics.jsonl: names of a million classes, rows of 100,000 epochs

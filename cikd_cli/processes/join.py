@@ -1,6 +1,6 @@
 """Processes that another launcher has started, on one machine or several: `torchrun … -m cikd_cli ali …`.
 
-The first one does what the parent of `engine/launch` does. The others learn from it, through the store that the
+The first one does what the parent of `processes/launch` does. The others learn from it, through the store that the
 launcher's processes share, which run it is; and all learn the first error that one of them tells.
 """
 
@@ -19,16 +19,15 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from cikd_cli import elastic
 from cikd_cli.console import show_error
-from cikd_cli.engine import ranks
-from cikd_cli.engine.distributed import Hardware, Joined, World
-from cikd_cli.engine.launch import PATIENCE, start_group, stood_still, watch_store
-from cikd_cli.engine.ranks import Told
-from cikd_cli.engine.watch import Watch
 from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, CikdError
-from cikd_cli.options import RunOptions
-from cikd_cli.runs import RunDir
+from cikd_cli.processes import environment, rank_logs
+from cikd_cli.processes.launch import PATIENCE, start_group, stood_still, watch_store
+from cikd_cli.processes.rank_logs import Told
+from cikd_cli.processes.stall import Watch
+from cikd_cli.processes.world import Hardware, Joined, World
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.settings.request import RunOptions
 
 _GONE = "The other processes are gone: one of them has ended without a word, killed perhaps"
 _WORD = timedelta(seconds=3)  # in which a process that fails tells the others why
@@ -39,8 +38,8 @@ class Peers:
     """This process among those of a launcher. Raises CikdError for options that are the launcher's to choose."""
 
     def __init__(self, options: RunOptions) -> None:
-        device, size = _device(options), elastic.world_size()
-        self._rank, self._stall = elastic.rank(), options.stall
+        device, size = _device(options), environment.world_size()
+        self._rank, self._stall = environment.rank(), options.stall
         self._run: Path | None = None
         try:
             self._store = _meet(self._rank, size)
@@ -49,7 +48,7 @@ class Peers:
         self._watch = Watch(
             watch_store(self._store), rank=self._rank, size=size, stall=self._stall, give_up=self._give_up
         )
-        machines = max(1, size // elastic.local_world_size())
+        machines = max(1, size // environment.local_world_size())
         world = World(device, self._rank, size, machines, self._watch.moved)
         gpus = () if device.index is None else (device.index,)
         self.hardware = Hardware(gpus, size, machines=machines, joined=Joined(world, self._announce))
@@ -118,7 +117,7 @@ class Peers:
 
     def _tell(self, told: Told) -> CikdError:
         if self._run is not None:
-            ranks.write_traceback(self._run, self._rank)
+            rank_logs.write_traceback(self._run, self._rank)
         own = json.dumps(asdict(told)).encode()
         if self._store.compare_set("error", "", own.decode()) != own:  # another one was first
             return self._told(shown=True)
@@ -130,7 +129,7 @@ class Peers:
 
     def _told(self, *, shown: bool) -> CikdError:
         told = Told(**json.loads(self._store.get("error")))
-        log = ranks.log_path(self._run, told.rank) if self._run is not None else None
+        log = rank_logs.log_path(self._run, told.rank) if self._run is not None else None
         return told.error(log, shown=shown)
 
     def _record(self, sentence: CikdError) -> None:
@@ -142,12 +141,12 @@ class Peers:
     def _give_up(self, blamed: Sequence[int]) -> None:
         run = self._run or Path()
         if self._run is not None:
-            ranks.write_stacks(self._run, self._rank)
+            rank_logs.write_stacks(self._run, self._rank)
         sentence = self._tell(stood_still(blamed, run, rank=self._rank, stall=self._stall))
         self._record(sentence)
         if not sentence.shown:
             show_error(sentence)
-        ranks.end_now(EXIT_FAILED)
+        rank_logs.end_now(EXIT_FAILED)
 
 
 def _meet(rank: int, size: int) -> Store:
@@ -185,16 +184,16 @@ def _device(options: RunOptions) -> torch.device:
     """The device of this process: the GPU of its number on this machine, else the CPU."""
     if options.gpus not in (None, "cpu") or options.processes is not None:
         raise CikdError(
-            f"torchrun has started {elastic.world_size()} processes, one for each GPU; --gpus N and --processes are "
-            "for starting them without it",
+            f"torchrun has started {environment.world_size()} processes, one for each GPU; --gpus N and --processes "
+            "are for starting them without it",
             hint="leave them out; --gpus cpu trains on the CPU",
         )
-    number, there = elastic.local_rank(), torch.cuda.device_count()
+    number, there = environment.local_rank(), torch.cuda.device_count()
     if options.gpus == "cpu" or there == 0:
         return torch.device("cpu")
     if number >= there:
         lack = CikdError(
-            f"torchrun has started {elastic.local_world_size()} processes on {socket.gethostname()}, which has "
+            f"torchrun has started {environment.local_world_size()} processes on {socket.gethostname()}, which has "
             f"{there} GPU{'s' * (there != 1)}",
             hint=f"torchrun --nproc-per-node {there}",
         )

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, field_validator
 from pydantic.fields import FieldInfo
 
-from cikd_cli.config import HARDWARE, OPTIMISATION, RUN, StageConfig, knob
 from cikd_cli.errors import CikdError
+from cikd_cli.settings.configs import HARDWARE, OPTIMISATION, RUN, StageConfig, knob
 
 EPOCHS = "e"
 _SECONDS = {"s": 1, "m": 60, "h": 3600}

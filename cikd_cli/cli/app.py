@@ -9,12 +9,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cikd_cli import __version__, elastic, panels
+from cikd_cli import __version__
+from cikd_cli.cli import panels
+from cikd_cli.cli.exits import sentences
 from cikd_cli.console import reporter, show_output, show_starting
 from cikd_cli.errors import CikdError
 from cikd_cli.files import to_json
-from cikd_cli.sentences import sentences
-from cikd_cli.stages import RUNS_DIR_VARIABLE, STAGES, Stage
+from cikd_cli.processes import environment
+from cikd_cli.settings.stages import RUNS_DIR_VARIABLE, STAGES, Stage
 
 CURRICULUM_PANEL = "The curriculum"
 RESULTS_PANEL = "Results"
@@ -49,7 +51,7 @@ class _Group(_InBoxes, TyperGroup):
             and typed[:1]
             and typed[0] in STAGES
             and not _TELL_NOTHING.intersection(typed)
-            and elastic.speaks()
+            and environment.speaks()
         ):
             show_starting()  # before Typer reads anything, for which it loads pydantic
         with sentences():
@@ -60,7 +62,7 @@ class _Group(_InBoxes, TyperGroup):
             except _UsageError as error:
                 if not hasattr(error, "option_name") or not typed[0].startswith("-"):
                     raise
-                from cikd_cli.unknown import flag_before_command
+                from cikd_cli.cli.unknown import flag_before_command
 
                 path = error.ctx.command_path
                 raise flag_before_command(error.option_name, typed, list(self.commands), path) from None
@@ -71,7 +73,7 @@ class _Group(_InBoxes, TyperGroup):
 
     def resolve_command(self, ctx: Any, args: Any) -> Any:
         if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing and not args[0].startswith("-"):
-            from cikd_cli.unknown import unknown_command
+            from cikd_cli.cli.unknown import unknown_command
 
             raise unknown_command(args[0], self.list_commands(ctx), ctx.command_path, args)
         return super().resolve_command(ctx, args)
@@ -108,7 +110,7 @@ class _StageCommand(_Command):
         return stage.examples
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **settings: Any) -> Any:
-        from cikd_cli.commands import build, unknown_flag_of
+        from cikd_cli.cli.commands import build, unknown_flag_of
 
         whole, self.first = build(self.action, str(self.name))
         self.params, self.callback = whole.params, whole.callback
@@ -227,10 +229,10 @@ def show_runs(
 ) -> None:
     """The tree of runs: which came from which, with stage, status and score."""
     with sentences():
-        from cikd_cli import lineage
+        from cikd_cli.runs import lineage
 
         if context.args:
-            from cikd_cli.unknown import stray_beside_runs
+            from cikd_cli.cli.unknown import stray_beside_runs
 
             raise stray_beside_runs(context.args[0], Path(runs_dir))
         if not runs_dir:

@@ -11,12 +11,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cikd_cli.config import AliConfig, FinetuneTeacherConfig, LmConfig, StageConfig
 from cikd_cli.errors import CikdError
 from cikd_cli.files import EncodingError, read_text
-from cikd_cli.knobs import check_keys, nearest, parse, suggestion, validate
-from cikd_cli.options import Request, Resolved, RunOptions
 from cikd_cli.render import template_root
+from cikd_cli.settings.configs import AliConfig, FinetuneTeacherConfig, LmConfig, StageConfig
+from cikd_cli.settings.parse import check_keys, nearest, parse, suggestion, validate
+from cikd_cli.settings.request import Request, Resolved, RunOptions
 
 __all__ = ["SECTIONS", "Recipe", "Request", "Resolved", "RunOptions", "load_recipe", "recipe_names", "resolve"]
 

@@ -13,13 +13,23 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from cikd_cli.chain import CURRICULUM_FLAGS, CURRICULUM_HELP
-from cikd_cli.config import ANALYSIS, DATA, HARDWARE, MODELS, OPTIMISATION, RUN, SLURM, CurriculumConfig, StageConfig
 from cikd_cli.errors import CikdError
-from cikd_cli.knobs import choices, kinds, parse, parse_list
-from cikd_cli.options import Request, RunOptions, extra, flag_name, is_first
-from cikd_cli.recipes import SECTIONS
-from cikd_cli.stages import RUNS_DIR_VARIABLE, Stage
+from cikd_cli.runs.chain import CURRICULUM_FLAGS, CURRICULUM_HELP
+from cikd_cli.settings.configs import (
+    ANALYSIS,
+    DATA,
+    HARDWARE,
+    MODELS,
+    OPTIMISATION,
+    RUN,
+    SLURM,
+    CurriculumConfig,
+    StageConfig,
+)
+from cikd_cli.settings.parse import choices, kinds, parse, parse_list
+from cikd_cli.settings.recipes import SECTIONS
+from cikd_cli.settings.request import Request, RunOptions, extra, flag_name, is_first
+from cikd_cli.settings.stages import RUNS_DIR_VARIABLE, Stage
 
 FEW = 12  # flags that need no choice of what to show first
 PANELS = (SLURM, DATA, MODELS, OPTIMISATION, ANALYSIS, HARDWARE, RUN)

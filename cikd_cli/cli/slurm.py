@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from cikd_cli.config import SLURM, knob
 from cikd_cli.errors import CikdError
-from cikd_cli.numbering import check_name
-from cikd_cli.options import Request
 from cikd_cli.render import render
+from cikd_cli.runs.numbering import check_name
+from cikd_cli.settings.configs import SLURM, knob
+from cikd_cli.settings.request import Request
 
 _LONGEST_NOTICE = 65_535  # seconds, of sbatch --signal
 RESTARTS = 3  # of the processes on several machines, after one was killed

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cikd_cli.batch_size import fitting_batch
-from cikd_cli.config import StageConfig
 from cikd_cli.errors import CikdError
-from cikd_cli.lineage import newest_run
-from cikd_cli.options import Request, Resolved, RunOptions
-from cikd_cli.recipes import data_name, recipe_names, resolve, typed_values
-from cikd_cli.runs import RunDir
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.runs.lineage import newest_run
+from cikd_cli.settings.batch_size import fitting_batch
+from cikd_cli.settings.configs import StageConfig
+from cikd_cli.settings.recipes import data_name, recipe_names, resolve, typed_values
+from cikd_cli.settings.request import Request, Resolved, RunOptions
 
 DATA_KNOBS = (
     "data",

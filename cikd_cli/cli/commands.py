@@ -9,21 +9,22 @@ import typer
 import typer.main
 from pydantic.fields import FieldInfo
 
-from cikd_cli import elastic
-from cikd_cli.chain import check_resume, resolve_curriculum
-from cikd_cli.config import StageConfig
+from cikd_cli.cli import early
+from cikd_cli.cli.exits import loading, sentences
+from cikd_cli.cli.flags import command_function, first_flags
+from cikd_cli.cli.panels import table
+from cikd_cli.cli.slurm import SlurmOptions, script
+from cikd_cli.cli.unknown import refuse_stray_words, unknown_flag
 from cikd_cli.console import Reporter, show_output
 from cikd_cli.errors import CikdError
 from cikd_cli.files import to_json
-from cikd_cli.flags import command_function, first_flags
-from cikd_cli.inheritance import resolve_stage, with_known_batch
-from cikd_cli.options import Request, Resolved, extra
-from cikd_cli.panels import table
-from cikd_cli.recipes import resolve
-from cikd_cli.sentences import loading, sentences
-from cikd_cli.slurm import SlurmOptions, script
-from cikd_cli.stages import STAGES, Stage, early
-from cikd_cli.unknown import refuse_stray_words, unknown_flag
+from cikd_cli.processes import environment
+from cikd_cli.runs.chain import check_resume, resolve_curriculum
+from cikd_cli.runs.inheritance import resolve_stage, with_known_batch
+from cikd_cli.settings.configs import StageConfig
+from cikd_cli.settings.recipes import resolve
+from cikd_cli.settings.request import Request, Resolved, extra
+from cikd_cli.settings.stages import STAGES, Stage
 
 
 def build(action: str, command: str) -> tuple[Any, frozenset[str]]:
@@ -55,14 +56,14 @@ def unknown_flag_of(action: str, command: str, flag: str, words: tuple[str, ...]
 
 def _run_stage(stage: Stage, request: Request, stray: list[str]) -> None:
     """Everything that can be refused without torch is refused first; then the stage's module is loaded."""
-    elastic.check()
+    environment.check()
     refuse_stray_words(stage, request, stray, None)
     if stage.arguments != "none" and not request.runs:
         raise CikdError(f"cikd {stage.command} needs a run", hint=f"{stage.examples[0]}; cikd runs lists the runs")
     check_resume(request, stage.config)
     request = early.with_runs(stage, request)
     early.check(stage, request, _resolve(stage, request))
-    if elastic.world_size() > 1 and not stage.trains:
+    if environment.world_size() > 1 and not stage.trains:
         raise CikdError(f"cikd {stage.command} is not shared out among processes", hint="start it without torchrun")
     # Read when torch loads: threads that wait for each other soon sleep instead of spinning, which two small trainings
     # at once on two cores need badly (docs/benchmarks.md).

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from cikd_cli.config import StageConfig
 from cikd_cli.errors import CikdError
+from cikd_cli.settings.configs import StageConfig
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cikd_cli.errors import CikdError
-from cikd_cli.options import gpu_numbers
+from cikd_cli.settings.request import gpu_numbers
 
 
 @dataclass(frozen=True)

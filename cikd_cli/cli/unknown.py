@@ -7,15 +7,15 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from cikd_cli import elsewhere
+from cikd_cli.cli import elsewhere
+from cikd_cli.cli.flags import as_typed, metavar, settable
 from cikd_cli.errors import CikdError
-from cikd_cli.flags import as_typed, metavar, settable
-from cikd_cli.knobs import choices, kinds, nearest
-from cikd_cli.options import Request, extra, flag_name
-from cikd_cli.patches import patch_of
-from cikd_cli.recipes import SECTIONS, data_names, recipe_names
-from cikd_cli.records import locate, read_record
-from cikd_cli.stages import STAGES, Stage
+from cikd_cli.runs.reading import locate, read_record
+from cikd_cli.settings.parse import choices, kinds, nearest
+from cikd_cli.settings.patches import patch_of
+from cikd_cli.settings.recipes import SECTIONS, data_names, recipe_names
+from cikd_cli.settings.request import Request, extra, flag_name
+from cikd_cli.settings.stages import STAGES, Stage
 
 Fields = Mapping[str, tuple[type[BaseModel], FieldInfo]]
 

@@ -1,0 +1,1 @@
+"""The command line: flags from knobs, help, and errors as sentences. No torch."""

@@ -1,0 +1,1 @@
+"""What a user can set: knobs, the table of stages, requests, recipes. No torch."""
