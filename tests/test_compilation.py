@@ -6,8 +6,8 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from cikd_cli.data.batch import Batch
-from cikd_cli.engine.compilation import WORTH_STEPS, compile_blocks, worth_compiling
-from cikd_cli.engine.evaluate import predict
+from cikd_cli.engine.predict import predict
+from cikd_cli.engine.tuning import WORTH_STEPS, compile_blocks, worth_compiling
 from cikd_cli.methods.ali import Ali, share_teacher
 from cikd_cli.methods.lm import LogitMimicking
 from cikd_cli.models import create_student

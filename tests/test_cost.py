@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from cikd_cli.bench.count import faked, flops, peak_bytes
+from cikd_cli.analysis.count import faked, flops, peak_bytes
 from cikd_cli.bench.networks import Case
 from cikd_cli.bench.work import Work, relation_work, step_work
 from cikd_cli.settings.configs import AliConfig, FinetuneTeacherConfig, LmConfig

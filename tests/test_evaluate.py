@@ -9,7 +9,7 @@ from torch import nn
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.views import normalise
 from cikd_cli.engine.clock import Clock, Every
-from cikd_cli.engine.evaluate import predict, topk_hits
+from cikd_cli.engine.predict import predict, topk_hits
 from cikd_cli.engine.totals import Totals
 from cikd_cli.errors import EXIT_FAILED, CikdError
 from cikd_cli.models import create_student

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cikd_cli.runs.directory import RunDir
 
 from cikd_cli.data.decode import DecodedSplit
 from cikd_cli.data.loader import TrainLoader
@@ -19,9 +18,10 @@ from cikd_cli.data.splits import Split
 from cikd_cli.data.views import ViewLaw
 from cikd_cli.errors import EXIT_INTERRUPTED
 from cikd_cli.models.frozen import FrozenTeacher
-from cikd_cli.models.teacher_cache import TeacherCache
+from cikd_cli.models.logit_cache import TeacherCache
 from cikd_cli.models.teachers import create_scratch_teacher
 from cikd_cli.models.weights import load_model
+from cikd_cli.runs.directory import RunDir
 
 EPOCHS, STEPS = 4, 3  # 30 images in batches of 8; the first epoch distils nothing
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cikd_cli.bench import count
+from cikd_cli.analysis import count
 from cikd_cli.bench.networks import Case, Stage, build_method, build_rival, build_student, build_teacher
 from cikd_cli.bench.reference import load_reference
 from cikd_cli.data.batch import Batch

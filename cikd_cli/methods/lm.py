@@ -11,8 +11,8 @@ from cikd_cli.data.batch import Batch
 from cikd_cli.data.views import normalise, view_epoch
 from cikd_cli.methods.supervised import cross_entropy
 from cikd_cli.models.frozen import FrozenTeacher
+from cikd_cli.models.logit_cache import TeacherCache
 from cikd_cli.models.readout import class_logits
-from cikd_cli.models.teacher_cache import TeacherCache
 
 
 class LogitMimicking(nn.Module):

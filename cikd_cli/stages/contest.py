@@ -26,7 +26,7 @@ from cikd_cli.engine.totals import Totals
 from cikd_cli.methods.ali import Ali
 from cikd_cli.methods.lm import LogitMimicking
 from cikd_cli.models.frozen import FrozenTeacher
-from cikd_cli.models.teacher_cache import TeacherCache
+from cikd_cli.models.logit_cache import TeacherCache
 from cikd_cli.models.weights import HALF, ModelSpec
 from cikd_cli.processes.world import World
 from cikd_cli.settings.request import RunOptions

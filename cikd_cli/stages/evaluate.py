@@ -9,8 +9,8 @@ from cikd_cli.analysis import cost
 from cikd_cli.analysis.plots import plot_confusion
 from cikd_cli.analysis.scores import score
 from cikd_cli.console import Reporter, quantity
-from cikd_cli.engine.evaluate import predict
 from cikd_cli.engine.precision import choose_precision
+from cikd_cli.engine.predict import predict
 from cikd_cli.errors import CikdError
 from cikd_cli.runs.directory import RunDir, open_classifier
 from cikd_cli.settings.configs import EvalConfig

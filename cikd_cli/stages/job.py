@@ -16,7 +16,7 @@ from cikd_cli.data.views import ViewLaw
 from cikd_cli.engine.optim import parameter_groups
 from cikd_cli.errors import CikdError
 from cikd_cli.files import is_file
-from cikd_cli.models.teacher_cache import TeacherCache
+from cikd_cli.models.logit_cache import TeacherCache
 from cikd_cli.models.vit import create_student
 from cikd_cli.models.weights import HALF, ModelSpec, load_model
 from cikd_cli.runs.directory import RunDir

@@ -12,7 +12,7 @@ from cikd_cli.engine.precision import DTYPES, choose_precision
 from cikd_cli.methods.lm import LogitMimicking
 from cikd_cli.methods.supervised import Supervised
 from cikd_cli.models.frozen import FrozenTeacher
-from cikd_cli.models.teacher_cache import TeacherCache
+from cikd_cli.models.logit_cache import TeacherCache
 from cikd_cli.models.weights import ModelSpec
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.configs import LmConfig

@@ -11,10 +11,10 @@ from cikd_cli.data.batch import Batch
 from cikd_cli.data.decode import DecodedSplit
 from cikd_cli.data.device_loader import DeviceLoader, pays
 from cikd_cli.data.loader import TrainLoader, eval_batches
-from cikd_cli.engine.compilation import compile_blocks, worth_compiling
-from cikd_cli.engine.evaluate import predict, topk_hits
 from cikd_cli.engine.precision import choose_attention, choose_precision
+from cikd_cli.engine.predict import predict, topk_hits
 from cikd_cli.engine.step import Training
+from cikd_cli.engine.tuning import compile_blocks, worth_compiling
 from cikd_cli.models.frozen import teacher_of
 from cikd_cli.processes.world import World
 from cikd_cli.settings.request import RunOptions

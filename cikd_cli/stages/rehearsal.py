@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cikd_cli.bench import count
+from cikd_cli.analysis import count
 from cikd_cli.console import Reporter, duration
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.decode import MIB, DecodedSplit
 from cikd_cli.data.sources import DataSource, Split
-from cikd_cli.engine.compilation import worth_compiling
 from cikd_cli.engine.fit import evaluation_interval
 from cikd_cli.engine.precision import autocast, choose_precision
 from cikd_cli.engine.step import Training, train_step
+from cikd_cli.engine.tuning import worth_compiling
 from cikd_cli.models.frozen import teacher_of
 from cikd_cli.models.weights import encode_model
 from cikd_cli.processes.world import Hardware, World

@@ -14,7 +14,7 @@ from cikd_cli.data.views import VERSION, view_epoch
 from cikd_cli.errors import CikdError
 from cikd_cli.files import read_text, to_json
 from cikd_cli.methods.lm import warmup_weight
-from cikd_cli.models.teacher_cache import KEY_FILE, TeacherCache
+from cikd_cli.models.logit_cache import KEY_FILE, TeacherCache
 from cikd_cli.models.weights import ModelSpec
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.configs import LmConfig, TrainingConfig
