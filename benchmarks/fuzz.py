@@ -25,9 +25,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from cikd_cli.runs.directory import RunDir
-from cikd_cli.runs.inheritance import inherited_settings
-from cikd_cli.runs.lineage import all_runs, damaged_runs
 from fuzz_mutations import damaged_bytes, damaged_image, damaged_json, damaged_lines, damaged_safetensors, damaged_toml
 from fuzz_seeds import make_seeds
 
@@ -40,14 +37,17 @@ from cikd_cli.files import file_sha256, to_json
 from cikd_cli.models.foreign import load_foreign
 from cikd_cli.models.weights import load_model, read_spec
 from cikd_cli.runs import lineage
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.runs.inheritance import inherited_settings
+from cikd_cli.runs.lineage import all_runs, damaged_runs
 from cikd_cli.settings.configs import LmConfig
 from cikd_cli.settings.recipes import SECTIONS, load_recipe, resolve
 from cikd_cli.settings.request import RunOptions
 from cikd_cli.stages import report
-from cikd_cli.stages.execution import stored_config
-from cikd_cli.stages.job import trainable_groups
 from cikd_cli.stages.model_card import write_card
 from cikd_cli.stages.subjects import teacher_of
+from cikd_cli.training.execute import stored_config
+from cikd_cli.training.job import trainable_groups
 
 SECONDS = 5  # a file
 MEMORY = 1e9  # bytes that the process may hold, everything it has imported included, but for code mapped from files

@@ -17,12 +17,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cikd_cli.runs.directory import RunDir
-
-import cikd_cli.stages.finetune_teacher
-import cikd_cli.stages.lm  # noqa: F401  here, so that no life has to load torch
 from cikd_cli.__main__ import main
 from cikd_cli.errors import EXIT_INTERRUPTED
+from cikd_cli.runs.directory import RunDir
 
 WRITING = ("open", "write", "fsync", "replace", "unlink", "mkdir", "ftruncate")  # functions of os
 TIMING = ("seconds", "images_per_second", "waited_for_data")

@@ -11,7 +11,6 @@ import types
 from contextlib import suppress
 
 import pytest
-from cikd_cli.runs.directory import RunDir
 from typer.testing import CliRunner
 
 from cikd_cli import __version__
@@ -19,6 +18,7 @@ from cikd_cli.cli.app import app
 from cikd_cli.cli.exits import loading
 from cikd_cli.cli.flags import first_flags, knobs_of, settable
 from cikd_cli.errors import CikdError
+from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.configs import CurriculumConfig
 from cikd_cli.settings.request import extra, flag_name, is_first
 from cikd_cli.settings.stages import STAGES
@@ -34,7 +34,7 @@ def stage(monkeypatch):
     seen = []
 
     def put(act=lambda _: {}):
-        for name in ("cikd_cli.stages.bench", "cikd_cli.stages.ali"):
+        for name in ("cikd_cli.stages.bench", "cikd_cli.training.ali"):
             module = types.ModuleType(name)
             module.run = lambda request: (seen.append(request), act(request))[1]
             monkeypatch.setitem(sys.modules, name, module)

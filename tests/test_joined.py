@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from cikd_cli.runs.directory import RunDir
 from crash import differences, ended, fork
 from peers import free_port, share, start
 from test_crash import wait_for
@@ -20,7 +19,8 @@ from cikd_cli.engine.checkpoint import read_about
 from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED
 from cikd_cli.methods.lm import LogitMimicking
 from cikd_cli.models.weights import load_model
-from cikd_cli.stages import prepare
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.training import prepare
 
 
 def words_for(stage, teacher, recipe, name, epochs=4):

@@ -13,8 +13,8 @@ from torch import nn
 
 from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.packed import PackedLinear, packable
-from cikd_cli.stages import prepare
 from cikd_cli.stages.contest import step_contest
+from cikd_cli.training import prepare
 
 CPU = torch.device("cpu")
 here = pytest.mark.skipif(not packable(torch.float32), reason="no oneDNN for x86 here")

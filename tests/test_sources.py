@@ -24,7 +24,7 @@ from cikd_cli.data.sources import is_named, load_source
 from cikd_cli.data.splits import DataSource, Split
 from cikd_cli.errors import CikdError
 from cikd_cli.settings.configs import DataConfig
-from cikd_cli.stages.job import describe_data
+from cikd_cli.training.job import describe_data
 
 
 def photo(path: Path, value: int = 0) -> Path:

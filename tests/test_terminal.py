@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-from cikd_cli.runs.directory import RunDir
 from crash import command, ended, fork, live
 from screen import Terminal
 from test_distributed import FOUR_THOUSAND, epochs_of, launch_afresh
 
 from cikd_cli.engine import fit
 from cikd_cli.errors import EXIT_INTERRUPTED
-from cikd_cli.stages import training
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.training import begin
 
 LONG = ("--epochs", "4000", "--set", "keep_every=0", "--save-every", "2h")
 
@@ -145,7 +145,7 @@ def test_ctrl_c_between_the_claim_of_a_run_and_its_training_names_the_run(cikd, 
         def stop(*_):
             raise KeyboardInterrupt
 
-        training.train = stop
+        begin.train = stop
 
     assert live(words, said=told, before=interrupt) == EXIT_INTERRUPTED
     assert [line for line in told.read_text().splitlines() if not line.startswith("warning: each epoch")] == [

@@ -279,7 +279,7 @@ def _refuse_contradictions(
             if key not in settled or key in MAY_DIFFER or _same(key, value, settled[key]):
                 continue
             if key == "data" and Path(value).is_dir() and Path(settled[key]).is_absolute():
-                continue  # a folder may have moved: `stages/lm` looks whether its images are the same
+                continue  # a folder may have moved: `training/lm` looks whether its images are the same
             if key == "data" and section == "lm":
                 raise CikdError(
                     f"data {value} is not what {parent} was made for, {settled[key]}",

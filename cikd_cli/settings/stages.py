@@ -72,7 +72,7 @@ _ALL = (
     ),
     Stage(
         "finetune-teacher",
-        "cikd_cli.stages.finetune_teacher",
+        "cikd_cli.training.teacher",
         "cikd_cli.settings.configs:FinetuneTeacherConfig",
         "teacher",
         "Stage 0: a pretrained Vision Transformer learns the classes of a data set; ali and lm copy from it.",
@@ -84,7 +84,7 @@ _ALL = (
     ),
     Stage(
         "ali",
-        "cikd_cli.stages.ali",
+        "cikd_cli.training.ali",
         "cikd_cli.settings.configs:AliConfig",
         "ali",
         "Stage 1, Attention Locality Imitation: the student copies the teacher's QK and VV attention at block 1 and at "
@@ -99,7 +99,7 @@ _ALL = (
     ),
     Stage(
         "lm",
-        "cikd_cli.stages.lm",
+        "cikd_cli.training.lm",
         "cikd_cli.settings.configs:LmConfig",
         "lm",
         "Stage 2, Logit Mimicking: the student learns the labels and the teacher's decoupled logits, starting from an "

@@ -30,8 +30,8 @@ from cikd_cli.models.logit_cache import TeacherCache
 from cikd_cli.models.weights import HALF, ModelSpec
 from cikd_cli.processes.world import World
 from cikd_cli.settings.request import RunOptions
-from cikd_cli.stages.job import Job, trainable_groups
-from cikd_cli.stages.prepare import prepare
+from cikd_cli.training.job import Job, trainable_groups
+from cikd_cli.training.prepare import prepare
 
 
 def step_contest(case: Case, stage: Stage, device: torch.device) -> Contest:

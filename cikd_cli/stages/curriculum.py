@@ -21,10 +21,10 @@ from cikd_cli.settings.recipes import MAY_DIFFER, data_name
 from cikd_cli.settings.request import Request, Resolved, RunOptions
 from cikd_cli.settings.stages import STAGES
 from cikd_cli.stages import report
-from cikd_cli.stages.ahead import build_all, foretell_all, offer_laptop
-from cikd_cli.stages.execution import curriculum_command
-from cikd_cli.stages.held_out import remember
-from cikd_cli.stages.rehearsal import Cost, cost_of, resident_bytes
+from cikd_cli.training.ahead import build_all, foretell_all, offer_laptop
+from cikd_cli.training.execute import curriculum_command
+from cikd_cli.training.held_out import remember
+from cikd_cli.training.rehearsal import Cost, cost_of, resident_bytes
 
 ANALYSES = ("eval", "mad", "cka")
 _PARENTS = {"ali": ("teacher",), "lm": ("ali",), "baseline": ("teacher",)}

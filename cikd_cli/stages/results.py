@@ -21,8 +21,8 @@ from cikd_cli.data.division import TRAIN
 from cikd_cli.errors import CikdError
 from cikd_cli.files import file_sha256, file_word, read_text, to_json, write_atomically
 from cikd_cli.runs.directory import RunDir
-from cikd_cli.stages.held_out import remember
 from cikd_cli.stages.subjects import Images, Subject, teacher_of
+from cikd_cli.training.held_out import remember
 
 MOST_RESULT = 2**28  # bytes; the confusion of 5,000 classes has a tenth of it
 

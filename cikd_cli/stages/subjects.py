@@ -26,8 +26,8 @@ from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.configs import StageConfig
 from cikd_cli.settings.recipes import resolve
 from cikd_cli.settings.request import Request
-from cikd_cli.stages.held_out import remember
-from cikd_cli.stages.job import tell
+from cikd_cli.training.held_out import remember
+from cikd_cli.training.job import tell
 
 ConfigT = TypeVar("ConfigT", bound=StageConfig)
 

@@ -21,13 +21,13 @@ from cikd_cli.settings.configs import TrainingConfig
 from cikd_cli.settings.recipes import data_name
 from cikd_cli.settings.request import Request
 from cikd_cli.settings.stages import STAGES
-from cikd_cli.stages import header, held_out
-from cikd_cli.stages.execution import Begun, follow, told_with, train
-from cikd_cli.stages.job import Job, fit_batch, parents_of
-from cikd_cli.stages.prepare import prepare
-from cikd_cli.stages.rehearsal import dry_run, roughly, seconds_of, worth_foretelling
-from cikd_cli.stages.resume import check_restarts, find_named, go_on, resume
-from cikd_cli.stages.teacher_cache import cache_folder
+from cikd_cli.training import header, held_out
+from cikd_cli.training.execute import Begun, follow, told_with, train
+from cikd_cli.training.job import Job, fit_batch, parents_of
+from cikd_cli.training.logit_cache import cache_folder
+from cikd_cli.training.prepare import prepare
+from cikd_cli.training.rehearsal import dry_run, roughly, seconds_of, worth_foretelling
+from cikd_cli.training.resume import check_restarts, find_named, go_on, resume
 
 Build = Callable[[Any, torch.device], Job]
 BuildTogether = Callable[[Sequence[Any], torch.device], list[Job]]
@@ -97,7 +97,7 @@ def _carry_out(
         summary = dry_run(jobs, trainings, hardware, out)
         seconds = summary["plan"]["seconds"]
     if request.curriculum is None:  # else `cikd run` has said so of all its stages
-        import_module("cikd_cli.stages.ahead").offer_laptop(seconds, config, resolved.recipe, hardware, options, out)
+        import_module("cikd_cli.training.ahead").offer_laptop(seconds, config, resolved.recipe, hardware, options, out)
     if options.dry_run:
         return summary
     begun: list[Begun] = []

@@ -18,10 +18,10 @@ from cikd_cli.runs.inheritance import DATA_KNOBS
 from cikd_cli.settings.configs import CurriculumConfig, DataConfig, LmConfig, StudentConfig
 from cikd_cli.settings.recipes import MAY_DIFFER
 from cikd_cli.settings.request import Request, Resolved, RunOptions
-from cikd_cli.stages import ali, finetune_teacher, lm
-from cikd_cli.stages.job import Job, fit_batch, open_source
-from cikd_cli.stages.rehearsal import roughly, seconds_of, worth_foretelling
-from cikd_cli.stages.teacher_cache import cache_folder, check_folder
+from cikd_cli.training import ali, lm, teacher
+from cikd_cli.training.job import Job, fit_batch, open_source
+from cikd_cli.training.logit_cache import cache_folder, check_folder
+from cikd_cli.training.rehearsal import roughly, seconds_of, worth_foretelling
 
 LONG = 12 * 3600.0  # seconds: a run that no one waits for
 LAPTOP = "laptop"  # the recipe for a machine without a GPU
@@ -30,14 +30,14 @@ LAPTOP = "laptop"  # the recipe for a machine without a GPU
 def build_all(resolved: Resolved, hardware: Hardware, options: RunOptions, *, fetch: bool = True) -> dict[str, Job]:
     """The job of every stage of a curriculum, none of whose runs needs to be there; by stage, and "baseline".
 
-    The later ones stand on the teacher as it is before it is trained. fetch: as in finetune_teacher.build.
+    The later ones stand on the teacher as it is before it is trained. fetch: as in teacher.build.
 
     Raises:
         CikdError: for whatever cannot work in any of them.
     """
     config, device = resolved.config, hardware.device
     assert isinstance(config, CurriculumConfig)
-    teacher = finetune_teacher.build(config.finetune_teacher, device, fetch=fetch)
+    teacher = teacher.build(config.finetune_teacher, device, fetch=fetch)
     jobs = {"finetune-teacher": teacher}
     source = _same_images(config.ali, config, teacher.source)
     frozen = FrozenTeacher(

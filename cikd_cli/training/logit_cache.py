@@ -18,7 +18,7 @@ from cikd_cli.models.logit_cache import KEY_FILE, TeacherCache
 from cikd_cli.models.weights import ModelSpec
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.configs import LmConfig, TrainingConfig
-from cikd_cli.stages.job import view_law
+from cikd_cli.training.job import view_law
 
 AUTO = "teacher-cache"  # beside the runs
 FORMAT = 1  # of the files

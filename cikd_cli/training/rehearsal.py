@@ -26,9 +26,9 @@ from cikd_cli.models.frozen import teacher_of
 from cikd_cli.models.weights import encode_model
 from cikd_cli.processes.world import Hardware, World
 from cikd_cli.settings.request import RunOptions
-from cikd_cli.stages import header
-from cikd_cli.stages.job import Job
-from cikd_cli.stages.prepare import prepare, scorer
+from cikd_cli.training import header
+from cikd_cli.training.job import Job
+from cikd_cli.training.prepare import prepare, scorer
 
 TIMED = 20  # steps at most, behind a first one that lays things out
 ENOUGH = 1.0  # seconds of them

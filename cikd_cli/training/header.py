@@ -20,7 +20,7 @@ from cikd_cli.processes.world import Hardware
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.batch_size import fitting_batch, many_left_out
 from cikd_cli.settings.request import Request, Resolved
-from cikd_cli.stages.job import Job, tell
+from cikd_cli.training.job import Job, tell
 
 _SHOWN_ABOVE = ("data", "data_root", "teacher", "from_run", "teacher_cache", "seed")
 

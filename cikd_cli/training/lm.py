@@ -17,8 +17,8 @@ from cikd_cli.models.weights import ModelSpec
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.configs import LmConfig
 from cikd_cli.settings.request import Request
-from cikd_cli.stages import training
-from cikd_cli.stages.job import (
+from cikd_cli.training import begin
+from cikd_cli.training.job import (
     Job,
     check_same_images,
     data_facts,
@@ -30,14 +30,14 @@ from cikd_cli.stages.job import (
     open_teacher,
     trainable_groups,
 )
-from cikd_cli.stages.teacher_cache import Facts, open_cache
+from cikd_cli.training.logit_cache import Facts, open_cache
 
 Taught = tuple[RunDir | None, VisionTransformer, ModelSpec]  # no run while the teacher is yet to be trained
 
 
 def run(request: Request) -> dict[str, Any]:
     """Train a student on labels and a teacher's logits; the summary for --json."""
-    return training.run(request, LmConfig, build=build)
+    return begin.run(request, LmConfig, build=build)
 
 
 def build(config: LmConfig, device: torch.device) -> Job:

@@ -21,15 +21,8 @@ from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.configs import FinetuneTeacherConfig
 from cikd_cli.settings.patches import check_patch
 from cikd_cli.settings.request import Request
-from cikd_cli.stages import training
-from cikd_cli.stages.job import (
-    Job,
-    check_recorded_heads,
-    data_facts,
-    describe_network,
-    open_source,
-    trainable_groups,
-)
+from cikd_cli.training import begin
+from cikd_cli.training.job import Job, check_recorded_heads, data_facts, describe_network, open_source, trainable_groups
 
 
 @dataclass(frozen=True)
@@ -47,7 +40,7 @@ class Start:
 
 def run(request: Request) -> dict[str, Any]:
     """Train a teacher with labels; the summary for --json."""
-    return training.run(request, FinetuneTeacherConfig, build=build)
+    return begin.run(request, FinetuneTeacherConfig, build=build)
 
 
 def build(config: FinetuneTeacherConfig, device: torch.device, *, fetch: bool = True) -> Job:

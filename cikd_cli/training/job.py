@@ -23,7 +23,7 @@ from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.batch_size import fitting_batch
 from cikd_cli.settings.configs import DataConfig, StudentConfig, TrainingConfig
 from cikd_cli.settings.recipes import no_images
-from cikd_cli.stages.held_out import remember
+from cikd_cli.training.held_out import remember
 
 WARNING = "warning"  # the label of a fact that is told as one
 

@@ -19,11 +19,11 @@ from cikd_cli.settings.configs import TrainingConfig
 from cikd_cli.settings.parse import validate
 from cikd_cli.settings.recipes import data_name, typed_values
 from cikd_cli.settings.request import Request, RunOptions, flag_name
-from cikd_cli.stages import header, held_out
-from cikd_cli.stages.execution import Begun, check_images, stored_config, told_with, train
-from cikd_cli.stages.job import Job, parents_of, tell
-from cikd_cli.stages.prepare import prepare
-from cikd_cli.stages.rehearsal import dry_run
+from cikd_cli.training import header, held_out
+from cikd_cli.training.execute import Begun, check_images, stored_config, told_with, train
+from cikd_cli.training.job import Job, parents_of, tell
+from cikd_cli.training.prepare import prepare
+from cikd_cli.training.rehearsal import dry_run
 
 
 def resume(

@@ -18,8 +18,8 @@ from cikd_cli.models.weights import ModelSpec
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.configs import AliConfig
 from cikd_cli.settings.request import Request
-from cikd_cli.stages import training
-from cikd_cli.stages.job import (
+from cikd_cli.training import begin
+from cikd_cli.training.job import (
     Job,
     data_facts,
     describe_network,
@@ -34,7 +34,7 @@ from cikd_cli.stages.job import (
 
 def run(request: Request) -> dict[str, Any]:
     """Train a student's relations on a teacher's, or several students'; the summary for --json."""
-    return training.run(request, AliConfig, build=build, build_together=build_together)
+    return begin.run(request, AliConfig, build=build, build_together=build_together)
 
 
 def build(config: AliConfig, device: torch.device) -> Job:

@@ -18,7 +18,7 @@ from cikd_cli.engine.tuning import compile_blocks, worth_compiling
 from cikd_cli.models.frozen import teacher_of
 from cikd_cli.processes.world import World
 from cikd_cli.settings.request import RunOptions
-from cikd_cli.stages.job import Job, view_law
+from cikd_cli.training.job import Job, view_law
 
 
 def prepare(jobs: Sequence[Job], world: World, options: RunOptions) -> list[Training]:

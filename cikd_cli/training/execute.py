@@ -22,9 +22,9 @@ from cikd_cli.settings.configs import StageConfig
 from cikd_cli.settings.parse import check_keys, validate
 from cikd_cli.settings.request import RunOptions
 from cikd_cli.settings.stages import STAGES
-from cikd_cli.stages import header
-from cikd_cli.stages.job import Job
-from cikd_cli.stages.prepare import prepare
+from cikd_cli.training import header
+from cikd_cli.training.job import Job
+from cikd_cli.training.prepare import prepare
 
 AT_ONCE = "stopped at once"  # before the first step, or by a second Ctrl-C
 
