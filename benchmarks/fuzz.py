@@ -28,7 +28,6 @@ import torch
 from fuzz_mutations import damaged_bytes, damaged_image, damaged_json, damaged_lines, damaged_safetensors, damaged_toml
 from fuzz_seeds import make_seeds
 
-from cikd_cli.analysis.plots import plot_curves
 from cikd_cli.data.images import open_image, pillow_silenced, probe
 from cikd_cli.engine.checkpoint import UNSIGNED, load_checkpoint, read_about, sign
 from cikd_cli.engine.optim import LABEL_NO_DECAY
@@ -36,6 +35,9 @@ from cikd_cli.errors import CikdError
 from cikd_cli.files import file_sha256, to_json
 from cikd_cli.models.foreign import load_foreign
 from cikd_cli.models.weights import load_model, read_spec
+from cikd_cli.reports import page
+from cikd_cli.reports.card import write_card
+from cikd_cli.reports.plots import plot_curves
 from cikd_cli.runs import lineage
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.runs.inheritance import inherited_settings
@@ -43,8 +45,6 @@ from cikd_cli.runs.lineage import all_runs, damaged_runs
 from cikd_cli.settings.configs import LmConfig
 from cikd_cli.settings.recipes import SECTIONS, load_recipe, resolve
 from cikd_cli.settings.request import RunOptions
-from cikd_cli.stages import report
-from cikd_cli.stages.model_card import write_card
 from cikd_cli.stages.subjects import teacher_of
 from cikd_cli.training.execute import stored_config
 from cikd_cli.training.job import trainable_groups
@@ -188,8 +188,8 @@ class Loaders:
         stored_config(run, LmConfig)
         teacher_of(run)
         write_card(run, ["", "top-1"], [["student", "50"]])
-        report.page({"lm": run}, [["student", "50"]], [], run.record["argv"])
-        history = report.history("lm", run)
+        page.page({"lm": run}, [["student", "50"]], [], run.record["argv"])
+        history = page.history("lm", run)
         if draw:
             plot_curves(self.work / "curves", [history])
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cikd_cli.analysis.plots import Distances, History, Similarity, plot_cka, plot_confusion, plot_curves, plot_mad
+from cikd_cli.reports.plots import Distances, History, Similarity, plot_cka, plot_confusion, plot_curves, plot_mad
 
 NAMES = ["$x_1^2$", "lily_of_the_valley", "<b>&amp;</b>", "三色堇", "new\nline \x07\udcff"]
 

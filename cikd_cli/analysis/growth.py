@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cikd_cli.analysis.figures import FAINT, colour, new_figure, save, style
+from cikd_cli.reports.figures import FAINT, colour, new_figure, save, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 
 from cikd_cli.analysis.cka import LEAST_BATCH, compare, diagonal, matched_layers, usable_images
-from cikd_cli.analysis.plots import Similarity, plot_cka
 from cikd_cli.console import Reporter
 from cikd_cli.errors import CikdError
+from cikd_cli.reports.plots import Similarity, plot_cka
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.configs import CkaConfig
 from cikd_cli.settings.request import Request

@@ -12,6 +12,7 @@ from cikd_cli.data.division import TRAIN
 from cikd_cli.data.scored import scored_folder
 from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
 from cikd_cli.processes.world import choose_hardware
+from cikd_cli.reports import page
 from cikd_cli.runs import chain
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.runs.inheritance import STUDENT_KNOBS
@@ -20,7 +21,6 @@ from cikd_cli.settings.configs import CurriculumConfig
 from cikd_cli.settings.recipes import MAY_DIFFER, data_name
 from cikd_cli.settings.request import Request, Resolved, RunOptions
 from cikd_cli.settings.stages import STAGES
-from cikd_cli.stages import report
 from cikd_cli.training.ahead import build_all, foretell_all, offer_laptop
 from cikd_cli.training.execute import curriculum_command
 from cikd_cli.training.held_out import remember
@@ -65,13 +65,13 @@ def _carry_out_all(request: Request) -> dict[str, Any]:
     evaluations = {"lm": analyses["eval"]}
     if "baseline" in runs:
         evaluations["baseline"] = _analyse("eval", runs["baseline"].path, options=options, out=out)
-    rows = report.rows(runs, evaluations)
-    out.table(report.COLUMNS, rows, title="on the test images")
+    rows = page.rows(runs, evaluations)
+    out.table(page.COLUMNS, rows, title="on the test images")
     seconds = sum(float(run.record["result"]["seconds"]) for run in runs.values())
     out.fields([
         ("trained", duration(seconds)),
         ("weights", str(runs["lm"].weights)),
-        ("report", str(report.write(runs, rows, request.argv, analyses))),
+        ("report", str(page.write(runs, rows, request.argv, analyses))),
         ("next", f"another seed: --seed {config.lm.seed + 1} · all of it anew: --fresh · the lineage: cikd runs"),
     ])  # fmt: skip
     return {name: str(run.path) for name, run in runs.items()} | {"eval": analyses["eval"], "evaluations": evaluations}

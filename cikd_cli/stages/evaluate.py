@@ -6,16 +6,16 @@ from typing import Any
 import torch
 
 from cikd_cli.analysis import cost
-from cikd_cli.analysis.plots import plot_confusion
 from cikd_cli.analysis.scores import score
 from cikd_cli.console import Reporter, quantity
 from cikd_cli.engine.precision import choose_precision
 from cikd_cli.engine.predict import predict
 from cikd_cli.errors import CikdError
+from cikd_cli.reports.card import write_card
+from cikd_cli.reports.plots import plot_confusion
 from cikd_cli.runs.directory import RunDir, open_classifier
 from cikd_cli.settings.configs import EvalConfig
 from cikd_cli.settings.request import Request
-from cikd_cli.stages.model_card import write_card
 from cikd_cli.stages.results import image_words, read_result, result_stem, save_result
 from cikd_cli.stages.subjects import (
     Images,

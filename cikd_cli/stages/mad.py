@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from cikd_cli.analysis.mad import attention_distances, uniform_distance
-from cikd_cli.analysis.plots import Distances, plot_mad
 from cikd_cli.console import Reporter
+from cikd_cli.reports.plots import Distances, plot_mad
 from cikd_cli.settings.configs import MadConfig
 from cikd_cli.settings.request import Request
 from cikd_cli.stages.results import image_words, network_words, result_stem, save_result

@@ -9,17 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cikd_cli.analysis.figures import (
-    FAINT,
-    INK,
-    colour,
-    colour_bar,
-    grid_of_axes,
-    new_figure,
-    safe_text,
-    save,
-    style,
-)
+from cikd_cli.reports.figures import FAINT, INK, colour, colour_bar, grid_of_axes, new_figure, safe_text, save, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from cikd_cli import __version__
-from cikd_cli.analysis.plots import History, plot_curves
 from cikd_cli.console import quantity
 from cikd_cli.files import write_atomically
 from cikd_cli.render import data_uri, render
+from cikd_cli.reports.plots import History, plot_curves
 from cikd_cli.runs.directory import RunDir
 
 COLUMNS = ("", "top-1", "top-5", "of teacher", "params", "MACs", "epochs", "seconds")
