@@ -14,6 +14,7 @@ import torch
 
 from cikd_cli.bench import measure as bench_measure
 from cikd_cli.bench import timing
+from cikd_cli.bench.contest import step_contest
 from cikd_cli.bench.measure import Contest, measure
 from cikd_cli.bench.networks import Case, build_method, build_rival
 from cikd_cli.bench.reference import load_reference
@@ -23,7 +24,6 @@ from cikd_cli.data.views import normalise
 from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.weights import HALF
 from cikd_cli.settings.configs import AliConfig, FinetuneTeacherConfig, LmConfig
-from cikd_cli.stages.contest import step_contest
 
 CPU = torch.device("cpu")
 TINY = {"teacher": "scratch", "teacher_width": 24, "teacher_depth": 3, "teacher_heads": 3, "teacher_patch": 8}

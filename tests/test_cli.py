@@ -34,7 +34,7 @@ def stage(monkeypatch):
     seen = []
 
     def put(act=lambda _: {}):
-        for name in ("cikd_cli.stages.bench", "cikd_cli.training.ali"):
+        for name in ("cikd_cli.bench.command", "cikd_cli.training.ali"):
             module = types.ModuleType(name)
             module.run = lambda request: (seen.append(request), act(request))[1]
             monkeypatch.setitem(sys.modules, name, module)

@@ -11,9 +11,9 @@ from test_taps import VARIANTS, network
 from timm.layers import GluMlp, Mlp
 from torch import nn
 
+from cikd_cli.bench.contest import step_contest
 from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.packed import PackedLinear, packable
-from cikd_cli.stages.contest import step_contest
 from cikd_cli.training import prepare
 
 CPU = torch.device("cpu")

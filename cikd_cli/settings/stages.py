@@ -146,8 +146,8 @@ _ALL = (
     ),
     Stage(
         "bench",
-        "cikd_cli.stages.bench",
-        "cikd_cli.config_bench:BenchConfig",
+        "cikd_cli.bench.command",
+        "cikd_cli.bench.config:BenchConfig",
         "",
         "Speed and memory of the training steps on this machine, beside the authors' steps, on random weights and "
         "images. With a recipe, the hours that its epochs take.",

@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 
+from cikd_cli.bench import case, sweep
+from cikd_cli.bench.config import BenchConfig
+from cikd_cli.bench.contest import relation_contest, step_contest, views_contest
 from cikd_cli.bench.measure import Contest, measure
 from cikd_cli.bench.networks import Case
+from cikd_cli.bench.sweep import memory, pace, speedup, unstarted
 from cikd_cli.bench.timing import matrix_peak
-from cikd_cli.config_bench import BenchConfig
 from cikd_cli.console import Reporter, duration, quantity
 from cikd_cli.engine.precision import choose_precision
 from cikd_cli.processes.world import Hardware, choose_hardware
 from cikd_cli.settings.request import Request
-from cikd_cli.stages import bench_case, bench_sweep
-from cikd_cli.stages.bench_sweep import memory, pace, speedup, unstarted
-from cikd_cli.stages.contest import relation_contest, step_contest, views_contest
 from cikd_cli.stages.subjects import begin
 
 COLUMNS = ("", "batch", "images/s", "× reference (min to max)", "FLOP/image", "of peak", "memory", "whole run")
@@ -29,12 +29,12 @@ def run(request: Request) -> dict[str, Any]:
     """Time what is asked for and print a table; the summary for --json. With --sweep, how the steps grow."""
     config, out, device = begin(request, BenchConfig)
     hardware = choose_hardware(request.options.gpus)
-    plan = bench_case.plan(config, request.options.recipe, device)
+    plan = case.plan(config, request.options.recipe, device)
     precision = choose_precision(plan.case.ali.precision, device)
     summary = _describe(plan, hardware, precision, config.rounds)
     out.fields(_header(summary))
     if config.sweep:
-        return summary | bench_sweep.run(plan.case, config, device, out)
+        return summary | sweep.run(plan.case, config, device, out)
     results: list[dict[str, Any]] = []
     peak = 0.0
     contests = _contests(config.what.split(","), plan.case, device)
@@ -70,7 +70,7 @@ def _share(results: list[dict[str, Any]], peak: float) -> None:
             result["peak_share"] = result["flops_per_second"] / peak
 
 
-def _project(results: list[dict[str, Any]], plan: bench_case.Plan) -> None:
+def _project(results: list[dict[str, Any]], plan: case.Plan) -> None:
     """Hours of the recipe's steps at the measured pace, data not included; an epoch drops its last, short batch."""
     for result in results:
         if plan.train_images is not None and result["what"] in ("ali", "lm") and "seconds" in result:
@@ -78,7 +78,7 @@ def _project(results: list[dict[str, Any]], plan: bench_case.Plan) -> None:
             result["hours"] = images / result["images_per_second"] / 3600
 
 
-def _describe(plan: bench_case.Plan, hardware: Hardware, precision: str, rounds: int) -> dict[str, Any]:
+def _describe(plan: case.Plan, hardware: Hardware, precision: str, rounds: int) -> dict[str, Any]:
     case = plan.case
     return {
         "hardware": str(hardware) if hardware.gpus else f"{_processor()}, {torch.get_num_threads()} threads",

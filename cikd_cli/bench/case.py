@@ -5,8 +5,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from cikd_cli.bench.config import BenchConfig
 from cikd_cli.bench.networks import Case, build_teacher
-from cikd_cli.config_bench import BenchConfig
 from cikd_cli.methods.ali import learning_objective_block
 from cikd_cli.settings.configs import AliConfig, FinetuneTeacherConfig, LmConfig, TrainingConfig
 from cikd_cli.settings.recipes import SECTIONS, resolve

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from cikd_cli.analysis.growth import Curve, plot_growth
+from cikd_cli.bench.config import BenchConfig
+from cikd_cli.bench.contest import step_contest
+from cikd_cli.bench.growth import Curve, plot_growth
 from cikd_cli.bench.measure import SPARE, measure
 from cikd_cli.bench.networks import Case, Stage, build_teacher
-from cikd_cli.config_bench import BenchConfig
 from cikd_cli.console import Reporter
 from cikd_cli.errors import CikdError
 from cikd_cli.files import to_json, write_atomically
-from cikd_cli.stages.contest import step_contest
 
 ALL_STAGES: tuple[Stage, ...] = ("ali", "lm")
 ROUNDS = 3  # at most: many places, and a line through them shows what is noise
