@@ -72,7 +72,7 @@ _ALL = (
     ),
     Stage(
         "finetune-teacher",
-        "cikd_cli.training.teacher",
+        "cikd_cli.training.finetune_teacher",
         "cikd_cli.settings.configs:FinetuneTeacherConfig",
         "teacher",
         "Stage 0: a pretrained Vision Transformer learns the classes of a data set; ali and lm copy from it.",

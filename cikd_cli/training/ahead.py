@@ -18,7 +18,7 @@ from cikd_cli.runs.inheritance import DATA_KNOBS
 from cikd_cli.settings.configs import CurriculumConfig, DataConfig, LmConfig, StudentConfig
 from cikd_cli.settings.recipes import MAY_DIFFER
 from cikd_cli.settings.request import Request, Resolved, RunOptions
-from cikd_cli.training import ali, lm, teacher
+from cikd_cli.training import ali, finetune_teacher, lm
 from cikd_cli.training.job import Job, fit_batch, open_source
 from cikd_cli.training.logit_cache import cache_folder, check_folder
 from cikd_cli.training.rehearsal import roughly, seconds_of, worth_foretelling
@@ -37,7 +37,7 @@ def build_all(resolved: Resolved, hardware: Hardware, options: RunOptions, *, fe
     """
     config, device = resolved.config, hardware.device
     assert isinstance(config, CurriculumConfig)
-    teacher = teacher.build(config.finetune_teacher, device, fetch=fetch)
+    teacher = finetune_teacher.build(config.finetune_teacher, device, fetch=fetch)
     jobs = {"finetune-teacher": teacher}
     source = _same_images(config.ali, config, teacher.source)
     frozen = FrozenTeacher(
