@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from cikd_cli.runs.directory import RunDir
-from cikd_cli.runs.lineage import all_runs, damaged_runs
 from crash import blows, command, die, differences, ended, fork, live, strike, torture
 from test_runs import make
 from torch import nn
@@ -22,6 +20,8 @@ from cikd_cli.engine.checkpoint import LAST, PREVIOUS, Progress, load_checkpoint
 from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
 from cikd_cli.files import remove_leftovers, write_atomically
 from cikd_cli.runs import locks
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.runs.lineage import all_runs, damaged_runs
 
 KILLS = 21
 

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from cikd_cli.runs.directory import RunDir
-from cikd_cli.runs.inheritance import DATA_KNOBS
 from PIL import Image
 
 from cikd_cli.models.weights import load_model
 from cikd_cli.runs import chain
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.runs.inheritance import DATA_KNOBS
 from cikd_cli.settings.configs import AliConfig, FinetuneTeacherConfig, LmConfig
 from cikd_cli.settings.recipes import MAY_DIFFER, resolve
 from cikd_cli.settings.request import Request, RunOptions

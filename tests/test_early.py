@@ -7,6 +7,7 @@ import sys
 import textwrap
 
 import pytest
+
 from cikd_cli.runs.directory import RunDir
 
 HEAVY = ("torch", "torchvision", "timm", "numpy", "scipy", "sklearn", "matplotlib")

@@ -9,12 +9,12 @@ import signal
 from pathlib import Path
 
 import pytest
-from cikd_cli.runs.directory import RunDir
-from cikd_cli.runs.lineage import all_runs, newest_run
 
 from cikd_cli.errors import CikdError
 from cikd_cli.files import to_json, write_atomically
 from cikd_cli.runs import lineage
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.runs.lineage import all_runs, newest_run
 
 
 def make(
