@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from crash import command, differences, ended, fork
-from test_crash import wait_for
+from crash import command, differences, ended, fork, wait_for
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 

@@ -14,9 +14,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from crash import Blow, command, differences, ended, fail, fork, live, strike
-from test_crash import contents, wait_for
-from test_runs import make
+from claimed import make
+from crash import Blow, command, contents, differences, ended, fail, fork, live, strike, wait_for
 
 from cikd_cli.engine import fit
 from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED
