@@ -5,9 +5,10 @@ import pytest
 from cikd_cli.errors import CikdError
 from cikd_cli.runs.chain import check_resume, resolve_curriculum, stage_request
 from cikd_cli.runs.directory import RunDir
-from cikd_cli.runs.inheritance import DATA_KNOBS, STUDENT_KNOBS, inherited_settings
-from cikd_cli.settings.configs import AliConfig, FinetuneTeacherConfig
-from cikd_cli.settings.recipes import MAY_DIFFER, recipe_names
+from cikd_cli.runs.inheritance import inherited_settings
+from cikd_cli.settings.knob import Role, knobs_with
+from cikd_cli.settings.methods import AliConfig, FinetuneTeacherConfig
+from cikd_cli.settings.recipes import recipe_names
 from cikd_cli.settings.request import Request, RunOptions
 
 
@@ -114,7 +115,7 @@ OTHER = {
     "augment": "none",
     "jitter": "0.1,0.1,0.1",
 }
-HANDED_DOWN = {*DATA_KNOBS, "teacher"} - MAY_DIFFER
+HANDED_DOWN = {*knobs_with(AliConfig, Role.IMAGES | Role.INPUT), "teacher"} - set(knobs_with(AliConfig, Role.PLACE))
 
 
 @pytest.mark.parametrize("stage", ["ali", "lm"])
@@ -129,7 +130,7 @@ def test_another_value_for_a_later_stage_is_refused_exactly_where_the_stage_itse
 
 
 @pytest.mark.parametrize("stage", ["ali", "lm"])
-@pytest.mark.parametrize("key", STUDENT_KNOBS)
+@pytest.mark.parametrize("key", knobs_with(AliConfig, Role.STUDENT))
 def test_a_student_that_differs_between_stages_is_refused(key, stage):
     with pytest.raises(CikdError, match="share student"):
         curriculum(set=(f"{stage}.{key}={'vit_pico' if key == 'student' else 24}",))

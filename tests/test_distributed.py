@@ -24,10 +24,11 @@ from cikd_cli.engine.step import Training, train_step
 from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
 from cikd_cli.methods.supervised import Supervised
 from cikd_cli.models import create_student
-from cikd_cli.models.weights import HALF, load_model
+from cikd_cli.models.spec import HALF
+from cikd_cli.models.weights import load_model
 from cikd_cli.processes.world import Hardware, World, choose_hardware
 from cikd_cli.runs.directory import RunDir
-from cikd_cli.settings.configs import FinetuneTeacherConfig
+from cikd_cli.settings.methods import FinetuneTeacherConfig
 
 
 @pytest.mark.parametrize("stage", ["ali", "lm"])
@@ -168,7 +169,6 @@ def test_the_gradients_of_a_step_are_exchanged_once_however_many_micro_batches_i
     model = create_student("custom", num_classes=3, image_size=16, patch_size=4, end_heads=2, width=8, depth=2, heads=1)
     config = FinetuneTeacherConfig(batch_size=8, accumulate=accumulate, warmup=0, precision="fp32")
     method = Supervised(model, mean=HALF, std=HALF, smoothing=0.0)
-    groups = [{"params": list(model.parameters()), "lr_scale": 1.0, "weight_decay": 0.0}]
     pictures = Split(np.zeros((8, 16, 16, 3), dtype=np.uint8), np.zeros(8, dtype=np.int64))
     law = ViewLaw(image_size=16)
     loader = TrainLoader(DecodedSplit(pictures), law, batch_size=8, seed=0, two_views=False, workers=0)
@@ -180,8 +180,9 @@ def test_the_gradients_of_a_step_are_exchanged_once_however_many_micro_batches_i
 
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        training = Training(config, DistributedDataParallel(method), model, groups, loader, "fp32")
-        training.method.register_comm_hook(None, count)
+        training = Training(config, method, loader, "fp32", World(torch.device("cpu")))
+        training.wrapped = DistributedDataParallel(method)
+        training.wrapped.register_comm_hook(None, count)
         for step, batch in enumerate(loader.batches(0, 3)):
             exchanged.clear()
             train_step([training], batch, World(torch.device("cpu")), step=step, epoch=step)

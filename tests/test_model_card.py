@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from cikd_cli.runs.directory import RunDir
-from cikd_cli.settings.configs import LmConfig
+from cikd_cli.settings.methods import LmConfig
 
 SHORT = ("--epochs", "1", "--set", "warmup=0")
 

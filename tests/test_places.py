@@ -11,7 +11,8 @@ from timm.models import save_for_hf
 from cikd_cli.errors import CikdError
 from cikd_cli.models.places import find_place, weights_in, whole_name
 from cikd_cli.models.pretrained import open_pretrained, own_file
-from cikd_cli.models.weights import HALF, ModelSpec, encode_model
+from cikd_cli.models.spec import HALF, ModelSpec
+from cikd_cli.models.weights import encode_model
 from cikd_cli.runs.directory import RunDir
 
 

@@ -11,7 +11,7 @@ from cikd_cli.bench.reference import load_reference
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.views import normalise
 from cikd_cli.models.frozen import FrozenTeacher
-from cikd_cli.models.weights import HALF
+from cikd_cli.models.spec import HALF
 
 
 def test_the_cached_step_never_asks_the_teacher(monkeypatch):

@@ -8,7 +8,7 @@ import torch
 
 from cikd_cli.processes.world import Hardware
 from cikd_cli.runs.directory import RunDir
-from cikd_cli.settings.configs import FinetuneTeacherConfig
+from cikd_cli.settings.methods import FinetuneTeacherConfig
 from cikd_cli.settings.recipes import resolve
 from cikd_cli.settings.request import RunOptions
 from cikd_cli.training import ahead, finetune_teacher, rehearsal

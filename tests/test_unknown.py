@@ -11,7 +11,7 @@ from cikd_cli.cli.app import app
 from cikd_cli.cli.flags import settable
 from cikd_cli.cli.slurm import SlurmOptions
 from cikd_cli.runs.directory import RunDir
-from cikd_cli.settings.request import flag_name
+from cikd_cli.settings.knob import flag_name
 from cikd_cli.settings.stages import STAGES
 
 ANSWERS = {

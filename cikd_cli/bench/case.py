@@ -8,9 +8,11 @@ import torch
 from cikd_cli.bench.config import BenchConfig
 from cikd_cli.bench.networks import Case, build_teacher
 from cikd_cli.methods.ali import learning_objective_block
-from cikd_cli.settings.configs import AliConfig, FinetuneTeacherConfig, LmConfig, TrainingConfig
-from cikd_cli.settings.recipes import SECTIONS, resolve
+from cikd_cli.settings.configs import TrainingConfig
+from cikd_cli.settings.methods import AliConfig, FinetuneTeacherConfig, LmConfig
+from cikd_cli.settings.recipes import resolve
 from cikd_cli.settings.request import RunOptions
+from cikd_cli.settings.stages import sections
 
 STAGES = ("ali", "lm", "finetune-teacher")
 Training = TypeVar("Training", bound=TrainingConfig)
@@ -57,7 +59,7 @@ def plan(config: BenchConfig, recipe: str | None, device: torch.device) -> Plan:
         CikdError: as `recipes.resolve` and `build_teacher`, or a LOB outside the teacher.
     """
     options = RunOptions(recipe=recipe)
-    ali, lm, teacher = (resolve(SECTIONS[name], name, {}, options=options).config for name in STAGES)
+    ali, lm, teacher = (resolve(sections()[name], name, {}, options=options).config for name in STAGES)
     assert isinstance(ali, AliConfig)
     assert isinstance(lm, LmConfig)
     assert isinstance(teacher, FinetuneTeacherConfig)

@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import PositiveInt, field_validator
 
-from cikd_cli.settings.configs import ANALYSIS, DATA, MODELS, OPTIMISATION, Precision, StageConfig, knob
+from cikd_cli.settings.configs import StageConfig
+from cikd_cli.settings.knob import ANALYSIS, DATA, MODELS, OPTIMISATION, Precision, knob
 
 BENCHES = ("ali", "lm", "relation-kl", "views")
 
@@ -12,7 +13,7 @@ BENCHES = ("ali", "lm", "relation-kl", "views")
 class BenchConfig(StageConfig):
     """`cikd bench`; where nothing is given the recipe's value is taken, and without one that of `cikd ali` and `lm`."""
 
-    what: str = knob(",".join(BENCHES), "What to time, of these.", panel=ANALYSIS, first=True)
+    what: str = knob(",".join(BENCHES), "What to time, of these.", panel=ANALYSIS, first=True, metavar="WORD,...")
     rounds: int = knob(7, "Rounds in which the reference and the tool take turns.", panel=ANALYSIS, ge=1)
     sweep: bool = knob(
         False, "Time the steps over batch, image size and LOB, and draw how they grow.", panel=ANALYSIS, first=True

@@ -1,6 +1,7 @@
 """The entrants of `cikd bench`: the authors' step, and ours as a run would take it, on random weights and images."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -19,7 +20,7 @@ from cikd_cli.bench.work import random_taps, relation_losses, relation_work, ste
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.sources import DataSource, Split
 from cikd_cli.data.views import normalise
-from cikd_cli.engine.optim import ALI_NO_DECAY, LABEL_NO_DECAY
+from cikd_cli.engine.optim import parameter_groups
 from cikd_cli.engine.precision import DTYPES, autocast, choose_precision
 from cikd_cli.engine.step import Training, train_step
 from cikd_cli.engine.totals import Totals
@@ -27,10 +28,10 @@ from cikd_cli.methods.ali import Ali
 from cikd_cli.methods.lm import LogitMimicking
 from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.logit_cache import TeacherCache
-from cikd_cli.models.weights import HALF, ModelSpec
+from cikd_cli.models.spec import HALF, ModelSpec
 from cikd_cli.processes.world import World
 from cikd_cli.settings.request import RunOptions
-from cikd_cli.training.job import Job, trainable_groups
+from cikd_cli.training.job import Job
 from cikd_cli.training.prepare import prepare
 
 
@@ -89,15 +90,12 @@ def _training(
     config = case.stage(views_of or stage)
     precision = choose_precision(config.precision, device)
     method = build_method(case, stage, device=device, precision=precision, logits=logits)
+    method.needs = replace(method.needs, two_views=(views_of or stage) == "ali", scored=False)
     job = Job(
         config=config,
         source=_random_source(case, config.batch_size),
         method=method,
-        model=method.student,
         spec=ModelSpec.describe(method.student, "student", classes=(), mean=HALF, std=HALF),
-        groups=trainable_groups(method.student, config, ALI_NO_DECAY if stage == "ali" else LABEL_NO_DECAY),
-        two_views=(views_of or stage) == "ali",
-        scored=False,
     )
     return prepare([job], World(device), RunOptions(workers=0))[0]
 
@@ -148,7 +146,13 @@ def _reference_step(case: Case, stage: Stage, training: Training, batch: Batch, 
         terms = partial(rival.lm_terms, student, teacher, smoothing=case.lm.smoothing)
     step = rival.Step(
         terms,
-        trainable_groups(student.train(), config, ALI_NO_DECAY if stage == "ali" else LABEL_NO_DECAY),
+        parameter_groups(
+            student.train(),
+            student,
+            weight_decay=config.weight_decay,
+            layer_decay=config.layer_decay,
+            token_decay=training.method.needs.token_decay,
+        ),
         betas=config.betas,
         dtype=DTYPES[training.precision],
         device=device,

@@ -15,10 +15,11 @@ from cikd_cli.errors import CikdError
 from cikd_cli.methods.ali import Ali
 from cikd_cli.methods.lm import LogitMimicking
 from cikd_cli.models.frozen import FrozenTeacher
+from cikd_cli.models.network import head_counts
+from cikd_cli.models.spec import HALF
 from cikd_cli.models.teachers import create_scratch_teacher, create_teacher
-from cikd_cli.models.vit import create_student, head_counts
-from cikd_cli.models.weights import HALF
-from cikd_cli.settings.configs import AliConfig, FinetuneTeacherConfig, LmConfig
+from cikd_cli.models.vit import create_student
+from cikd_cli.settings.methods import AliConfig, FinetuneTeacherConfig, LmConfig
 
 Stage = Literal["ali", "lm"]
 

@@ -12,18 +12,12 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from cikd_cli.errors import CikdError
 from cikd_cli.render import render
 from cikd_cli.runs.numbering import check_name
-from cikd_cli.settings.configs import SLURM, knob
-from cikd_cli.settings.request import Request
+from cikd_cli.settings.knob import SLURM, facts_of, flag_name, knob
+from cikd_cli.settings.request import Request, RunOptions
 
 _LONGEST_NOTICE = 65_535  # seconds, of sbatch --signal
 RESTARTS = 3  # of the processes on several machines, after one was killed
 _WORD = r"^[\w.,:+@/=&|()*-]+$"  # what a line of sbatch takes without quotes
-_NOT_IN_A_JOB = {
-    "gpus": "--gpus-per-node says on how many GPUs",
-    "processes": "--gpus-per-node says on how many GPUs",
-    "resume": "--name with the name of that run goes on with it",
-    "dry_run": "try it outside of a job",
-}
 
 
 class SlurmOptions(BaseModel):
@@ -64,9 +58,9 @@ def script(request: Request, flags: Mapping[str, Any], *, trains: bool) -> str:
     """
     asked = SlurmOptions(**flags)
     given = request.options
-    for key, instead in _NOT_IN_A_JOB.items():
-        if getattr(given, key):
-            raise CikdError(f"--{key.replace('_', '-')} is not for a job", hint=instead)
+    for key, info in RunOptions.model_fields.items():
+        if getattr(given, key) and (instead := facts_of(info).in_a_job):
+            raise CikdError(f"{flag_name(key, info)} is not for a job", hint=instead)
     if not trains and asked.nodes > 1:
         raise CikdError("cikd run uses one machine", hint="--nodes 1, or a job for each stage")
     if trains and given.name is None:

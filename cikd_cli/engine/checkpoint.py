@@ -1,7 +1,8 @@
 """Checkpoints: one safetensors file each, whole or not at all, never pickle, never the teacher.
 
-Order, augmentation and drop path are functions of (seed, epoch, index) and (seed, step); what is left to store is
-weights, optimizer moments, the average, and the sums of the epoch that is under way.
+Order, augmentation and drop path are functions of (seed, epoch, index) and (seed, step); what is left to store is what
+the method trains (its parameters and buffers), optimizer moments, the average, and the sums of the epoch that is under
+way.
 """
 
 import hashlib
@@ -47,14 +48,14 @@ class About:
 def save_checkpoint(
     run: RunDir,
     *,
-    model: nn.Module,
+    method: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: nn.Module | None,
     progress: Progress,
     keep_as: str | None = None,
 ) -> None:
     """Write checkpoints/last.safetensors, keeping the one before as previous; `keep_as` names a lasting copy."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
     if average is not None:
         tensors |= {f"average.{name}": tensor for name, tensor in average.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
@@ -72,7 +73,7 @@ def save_checkpoint(
 def load_checkpoint(
     run: RunDir,
     *,
-    model: nn.Module,
+    method: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: nn.Module | None,
     warn: Callable[[str], None],
@@ -96,7 +97,7 @@ def load_checkpoint(
         raise CikdError(
             f"{path} is damaged: {error}", hint=f"remove it, and  cikd {run.stage} --resume {run.path}"
         ) from error
-    _restore(tensors, model=model, optimizer=optimizer, average=average, path=path)
+    _restore(tensors, method=method, optimizer=optimizer, average=average, path=path)
     return read_about(content).progress
 
 
@@ -165,13 +166,13 @@ def read_about(content: bytes) -> About:
 def _restore(
     tensors: dict[str, Tensor],
     *,
-    model: nn.Module,
+    method: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: nn.Module | None,
     path: Path,
 ) -> None:
     try:
-        model.load_state_dict(_part(tensors, "model."))
+        method.load_state_dict(_part(tensors, "method."))
         if average is not None:
             average.load_state_dict(_part(tensors, "average."))
         optimizer.load_state_dict({"state": _moments(tensors), "param_groups": optimizer.state_dict()["param_groups"]})

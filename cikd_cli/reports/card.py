@@ -12,7 +12,7 @@ from cikd_cli.files import write_atomically
 from cikd_cli.render import render
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.parse import kinds
-from cikd_cli.settings.recipes import SECTIONS
+from cikd_cli.settings.stages import STAGES, STUDENT
 
 
 def write_card(run: RunDir, columns: list[str], rows: list[list[str]]) -> Path:
@@ -44,7 +44,7 @@ def write_card(run: RunDir, columns: list[str], rows: list[list[str]]) -> Path:
 
 def _settings(run: RunDir) -> dict[str, Any]:
     """The run's knobs, without those that take free text."""
-    knobs = SECTIONS[run.stage]
+    knobs = STAGES[run.stage].config
     return {
         key: value for key, value in run.config().items() if key in knobs.model_fields and str not in kinds(knobs, key)
     }
@@ -52,6 +52,6 @@ def _settings(run: RunDir) -> dict[str, Any]:
 
 def _how(run: RunDir) -> str:
     """What the student learned from, in the order it did."""
-    steps = ["the teacher's attention (ALI)"] if any(entry["stage"] == "ali" for entry in run.record["parents"]) else []
-    steps.append("labels and the teacher's logits (LM)" if run.config()["distill"] else "labels")
-    return ", then ".join(steps)
+    steps = [STAGES[entry["stage"]].learns for entry in run.parents(giving=STUDENT)]
+    steps.append(STAGES[run.stage].learns if run.config().get("distill", True) else "labels")
+    return ", then ".join(filter(None, steps))

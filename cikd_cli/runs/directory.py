@@ -28,7 +28,7 @@ from cikd_cli.runs.reading import (
     unfinished,
     without_none,
 )
-from cikd_cli.settings.recipes import SECTIONS
+from cikd_cli.settings.stages import CLASSES, STAGES, training_stages
 
 __all__ = ["RunDir", "file_sha256", "write_atomically"]
 
@@ -67,12 +67,19 @@ class RunDir:
 
     @classmethod
     def open(
-        cls, path: Path | str, *, stages: Collection[str] | None = None, finished: bool = True, whole: bool = True
+        cls,
+        path: Path | str,
+        *,
+        stages: Collection[str] | None = None,
+        giving: str | None = None,
+        finished: bool = True,
+        whole: bool = True,
     ) -> "RunDir":
         """The one gate to an existing run.
 
-        stages: which stages are acceptable; finished: whether it must be done; whole: whether its files, and those of
-        its parents, are read to see that they are what the run wrote, which takes time where weights are large.
+        stages: which stages are acceptable, or all those that give `giving`; finished: whether it must be done; whole:
+        whether its files, and those of its parents, are read to see that they are what the run wrote, which takes time
+        where weights are large.
 
         Raises:
             CikdError: missing, not a run, damaged, of another stage, unfinished, or edited since it was written.
@@ -81,6 +88,8 @@ class RunDir:
         if path.name in ("", ".."):  # "." is a run too, and needs its parent folder's name
             path = path.resolve()
         run = cls(path, read_record(path))
+        if stages is None and giving is not None:
+            stages = training_stages(giving)
         if stages is not None and run.stage not in stages:
             wanted = " or ".join(stages)
             own = [entry for entry in run.record.get("parents", []) if entry.get("stage") in stages]
@@ -150,6 +159,10 @@ class RunDir:
         """One line more in metrics.jsonl."""
         append(self.path / "metrics.jsonl", (to_json(row) + "\n").encode())
 
+    def write_best(self, content: bytes) -> None:
+        """Write the weights that score best on validation images, beside those of the last epoch."""
+        write_atomically(self.path / "model-best.safetensors", content)
+
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl; a last line torn by a crash is left out."""
         return read_metrics(self.path)
@@ -179,37 +192,56 @@ class RunDir:
             write_atomically(self.path / name, content)
         self.update(images={name: hashlib.sha256(content).hexdigest() for name, content in encoded.items()})
 
-    def as_parent(self, runs_dir: Path) -> dict[str, Any]:
-        """The entry for `record["parents"]` of a child in `runs_dir`; by name if both lie in it, so it can be moved."""
+    def as_parent(self, runs_dir: Path, knob: str) -> dict[str, Any]:
+        """The entry for `record["parents"]` of a child in `runs_dir` whose knob names this run.
+
+        It is by name if both lie in that folder, so that the folder can be moved.
+        """
         inside = self.path.resolve().parent == Path(runs_dir).resolve()
         path = self.path.resolve().name if inside else str(self.path.resolve())
-        return {"stage": self.stage, "path": path, "sha256": (self.record.get("weights") or {}).get("sha256")}
+        return {
+            "stage": self.stage,
+            "knob": knob,
+            "path": path,
+            "sha256": (self.record.get("weights") or {}).get("sha256"),
+        }
 
     def resolve_parent(self, entry: Mapping[str, Any]) -> Path:
         """Where the parent of an entry lies now."""
         return self.path.parent / str(entry["path"])
 
-    def parent(self, stage: str) -> "RunDir":
-        """The run of `stage` this one descends from, through any number of generations.
+    def gives(self, what: str) -> bool:
+        """Whether others may take this from the run; see `settings/stages`."""
+        return what in STAGES[self.stage].gives
+
+    def parents(self, *, giving: str) -> list[dict[str, Any]]:
+        """The entries of the recorded parents that give this."""
+        return [entry for entry in self.record.get("parents", []) if entry.get("stage") in training_stages(giving)]
+
+    def parent(self, giving: str) -> "RunDir":
+        """The nearest run that gives this among those it descends from, through any number of generations.
 
         Raises:
             CikdError: there is none, it is gone, or its weights are not those this run used.
         """
-        entries = self.record.get("parents", [])
-        for entry in entries:
-            if entry["stage"] == stage:
-                found = RunDir.open(self.resolve_parent(entry), stages=[stage], whole=self._whole)
-                if entry.get("sha256") not in (None, (found.record.get("weights") or {}).get("sha256")):
-                    raise CikdError(f"{found.path} was made again after {self.path} used it", hint="cikd runs")
-                return found
-        for entry in entries:
+        for entry in self.parents(giving=giving):
+            return self.open_parent(entry)
+        for entry in self.record.get("parents", []):
             ancestor = RunDir.open(self.resolve_parent(entry), whole=self._whole)
-            if ancestor.has_ancestor(stage):
-                return ancestor.parent(stage)
-        raise CikdError(f"{self.path} does not descend from a run of {stage}", hint="cikd runs shows the lineage")
+            if ancestor.has_ancestor(giving):
+                return ancestor.parent(giving)
+        wanted = " or ".join(training_stages(giving))
+        raise CikdError(f"{self.path} does not descend from a run of {wanted}", hint="cikd runs shows the lineage")
 
-    def has_ancestor(self, stage: str, younger: frozenset[Path] = frozenset()) -> bool:
-        """Whether a run of `stage` is among the recorded ancestors that are still there; younger: those come from.
+    def open_parent(self, entry: Mapping[str, Any]) -> "RunDir":
+        """The parent of an entry; CikdError if it is gone, or its weights are not those this run used."""
+        found = RunDir.open(self.resolve_parent(entry), stages=[entry["stage"]], whole=self._whole)
+        if entry.get("sha256") not in (None, (found.record.get("weights") or {}).get("sha256")):
+            raise CikdError(f"{found.path} was made again after {self.path} used it", hint="cikd runs")
+        return found
+
+    def has_ancestor(self, giving: str, younger: frozenset[Path] = frozenset()) -> bool:
+        """Whether a run that gives this is among the recorded ancestors that are still there; younger: come from them.
 
         Raises:
             CikdError: the run descends from itself, by a hand-edited record.
@@ -217,11 +249,11 @@ class RunDir:
         here = self.path.resolve()
         if here in younger:
             raise CikdError(f"{self.path} descends from itself", hint="cikd runs")
+        if self.parents(giving=giving):
+            return True
         for entry in self.record.get("parents", []):
-            if entry["stage"] == stage:
-                return True
             path = self.resolve_parent(entry)
-            if is_file(path / "run.json") and RunDir(path, read_record(path)).has_ancestor(stage, younger | {here}):
+            if is_file(path / "run.json") and RunDir(path, read_record(path)).has_ancestor(giving, younger | {here}):
                 return True
         return False
 
@@ -274,11 +306,11 @@ class RunDir:
 
 def open_classifier(path: str, *, whole: bool = True) -> RunDir:
     """The run at `path`, which has to know classes; whole: as for RunDir.open."""
-    run = RunDir.open(path, stages=tuple(SECTIONS), whole=whole)
-    if run.stage == "ali":
+    run = RunDir.open(path, whole=whole)
+    if not run.gives(CLASSES):
+        stage = STAGES[run.stage]
         raise CikdError(
-            f"{run.path} has no classifier: ALI copies attention and reads no labels.",
-            hint=f"cikd lm --from {run.path}",
+            f"{run.path} has no classifier: cikd {stage.command} reads no labels.", hint=stage.next(run.path)
         )
     return run
 

@@ -23,12 +23,12 @@ def damaged_runs(runs_dir: Path) -> list[tuple[Path, CikdError]]:
     return [(path, error) for path, error in read_records(runs_dir) if isinstance(error, CikdError)]
 
 
-def newest_run(runs_dir: Path, stage: str, *, data: str) -> RunDir | None:
-    """The run of `stage` on the data set `data` that finished last, if any."""
+def newest_run(runs_dir: Path, giving: str, *, data: str) -> RunDir | None:
+    """The run that gives this, on the data set `data`, that finished last, if any."""
     done = [
         run
         for run in all_runs(runs_dir)
-        if run.stage == stage and run.record["status"] == "done" and (run.record.get("data") or {}).get("name") == data
+        if run.gives(giving) and run.record["status"] == "done" and (run.record.get("data") or {}).get("name") == data
     ]
     return max(done, key=lambda run: (run.record.get("order", 0), str(run.record.get("finished", ""))), default=None)
 

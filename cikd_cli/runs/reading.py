@@ -15,7 +15,8 @@ from cikd_cli.files import file_sha256, is_file, read_text
 from cikd_cli.runs.locks import holder
 from cikd_cli.runs.record import Record
 from cikd_cli.settings.parse import nearest, validate
-from cikd_cli.settings.recipes import SECTIONS, read_toml
+from cikd_cli.settings.recipes import read_toml
+from cikd_cli.settings.stages import STAGES, training_stages
 
 FORMAT = 1
 MOST_JSON = 2**26  # bytes of run.json or metrics.jsonl: names of a million classes, rows of 100,000 epochs
@@ -47,7 +48,7 @@ def read_record(path: Path) -> dict[str, Any]:
         record = json.loads(read_text(file, most=MOST_JSON), object_hook=lambda values: Fields(values, file))
     except (ValueError, OSError, RecursionError) as error:
         raise CikdError(f"{file} is damaged: {error}", hint=_WHOLE) from None
-    if not isinstance(record, dict) or record.get("stage") not in [*SECTIONS] or "status" not in record:
+    if not isinstance(record, dict) or record.get("stage") not in [*training_stages()] or "status" not in record:
         raise CikdError(f"{file} was not written by cikd", hint="cikd runs lists the runs")
     if record.get("format") != FORMAT:
         theirs = record.get("format")
@@ -125,8 +126,9 @@ def read_config(path: Path, stage: str) -> dict[str, Any]:
         CikdError: missing, not TOML, or a value that the stage does not take.
     """
     values = read_toml(path / "config.toml", "config")
-    known = {key: value for key, value in values.items() if key in SECTIONS[stage].model_fields}
-    checked = validate(SECTIONS[stage], known, command=stage).model_dump(mode="json", include=set(known))
+    knobs = STAGES[stage].config
+    known = {key: value for key, value in values.items() if key in knobs.model_fields}
+    checked = validate(knobs, known, command=stage).model_dump(mode="json", include=set(known))
     return Fields(values | checked, path / "config.toml")
 
 

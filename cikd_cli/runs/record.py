@@ -1,6 +1,6 @@
 """The types in a run.json, as far as anything reads them; a key may be missing (see `records.Fields`)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,9 +13,10 @@ class _Part(BaseModel):
 
 
 class Parent(_Part):
-    """A run this one was made from; path: a name beside this run, or a whole path."""
+    """A run this one was made from; knob: the one that named it; path: a name beside this run, or a whole path."""
 
     stage: str
+    knob: str
     path: Annotated[str, Field(pattern="^[^\\x00]*$")]
     sha256: str | None = None
 
@@ -35,6 +36,8 @@ class Data(_Part):
 class Model(_Part):
     """The part of a ModelSpec that is read from here; the weights file has all of it."""
 
+    builder: str = ""
+    arguments: dict[str, Any] = {}
     heads: list[Count] = []
     classes: list[str] = []
     mean: list[Number] = []

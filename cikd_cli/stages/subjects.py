@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-
-from timm.models.vision_transformer import VisionTransformer
+from typing import Any
 
 from cikd_cli.models.pretrained import is_pretrained_name, open_pretrained, own_file
-from cikd_cli.models.weights import ModelSpec, load_model
+from cikd_cli.models.spec import ModelSpec
+from cikd_cli.models.weights import load_model
 from cikd_cli.runs.directory import RunDir
-
-TEACHER = "finetune-teacher"
-STAGES_WITH_WEIGHTS = (TEACHER, "ali", "lm")
+from cikd_cli.settings.stages import TEACHER
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,7 @@ class Subject:
 
     name: str
     label: str
-    model: VisionTransformer
+    model: Any
     spec: ModelSpec
     run: RunDir | None = None
 
@@ -38,7 +36,7 @@ def find_run(name: str) -> RunDir | None:
     path = Path(name)
     if path.is_file() or (not path.exists() and is_pretrained_name(name)):
         return None
-    return RunDir.open(path, stages=STAGES_WITH_WEIGHTS)
+    return RunDir.open(path)
 
 
 def open_subject(name: str, *, image_size: int | None = None) -> Subject:

@@ -19,10 +19,11 @@ from cikd_cli.engine.step import Training
 from cikd_cli.processes.world import Hardware
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.batch_size import fitting_batch, many_left_out
+from cikd_cli.settings.knob import Role, knobs_with
 from cikd_cli.settings.request import Request, Resolved
-from cikd_cli.training.job import Job, tell
-
-_SHOWN_ABOVE = ("data", "data_root", "teacher", "from_run", "teacher_cache", "seed")
+from cikd_cli.settings.stages import STAGES
+from cikd_cli.training.images import tell
+from cikd_cli.training.job import Job
 
 
 def record(request: Request, job: Job, training: Training, hardware: Hardware, recipe: str | None) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def record(request: Request, job: Job, training: Training, hardware: Hardware, r
         "compiled": training.compiling,
         "seed": job.config.seed,
         "recipe": recipe,
-        "parents": [parent.as_parent(Path(request.options.runs_dir)) for parent in job.parents],
+        "parents": [run.as_parent(Path(request.options.runs_dir), knob) for knob, run in job.parents.items()],
         "data": {
             "name": source.name,
             "fingerprint": source.fingerprint,
@@ -67,10 +68,11 @@ def show(
     What jobs that go together have in common is said once. note: on the teacher; foretold: how long it will take.
     """
     config = jobs[0].config
+    told = knobs_with(type(config), Role.TOLD)
     changed = sorted(
         f"{key}={','.join(dict.fromkeys(str(getattr(job.config, key)) for job in jobs))}"
         for key, source in resolved.sources.items()
-        if (source in ("flag", "--set") or source.startswith("config")) and key not in _SHOWN_ABOVE
+        if (source in ("flag", "--set") or source.startswith("config")) and key not in told
     )
     recipe = (
         f"{resolved.recipe or 'defaults'}: {config.epochs} epochs · {_batch(jobs[0], hardware, resolved)} · "
@@ -96,7 +98,7 @@ def show(
 
 def _set_by_recipe(job: Job, resolved: Resolved) -> list[tuple[str, str]]:
     """What the recipe says and the line of its name does not."""
-    told = {*_SHOWN_ABOVE, "epochs", "batch_size", "lr", "warmup"}
+    told = knobs_with(type(job.config), Role.TOLD | Role.RECIPE)
     keys = [key for key, source in resolved.sources.items() if source.startswith("recipe ") and key not in told]
     listed = ", ".join(f"{key} {getattr(job.config, key)}" for key in keys)
     return [("", f"it sets {listed}")] if listed else []
@@ -178,12 +180,7 @@ def _summary(run: RunDir) -> dict[str, Any]:
 
 
 def _next(run: RunDir) -> str:
-    stage = run.record["stage"]
-    if stage == "finetune-teacher":
-        return f"cikd ali --teacher {run.path}"
-    if stage == "ali":
-        return f"cikd lm --from {run.path}"
-    return f"cikd eval {run.path} · cikd mad {run.path} · cikd cka {run.path}"
+    return STAGES[run.stage].next(run.path)
 
 
 def _package_versions() -> dict[str, str]:
