@@ -191,7 +191,7 @@ class Loaders:
         stored_config(run, LmConfig)
         teacher_of(run)
         write_card(run, ["", "top-1"], [["student", "50"]])
-        page.page({"lm": run}, [["student", "50"]], [], run.record["argv"])
+        page.page({"lm": run}, [["student", "50"]], [], run.record.argv)
         history = page.history("lm", run)
         if draw:
             plot_curves(self.work / "curves", [history])

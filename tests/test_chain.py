@@ -1,6 +1,7 @@
 """How settings travel: to the stages of `cikd run`, from a parent run to its child, to a resumed run."""
 
 import pytest
+from claimed import whole
 
 from cikd_cli.errors import CikdError
 from cikd_cli.runs.chain import check_resume, resolve_curriculum, stage_request
@@ -72,7 +73,7 @@ def test_the_request_of_a_stage_has_its_own_flags_and_what_the_caller_adds():
 def test_a_child_inherits_data_student_and_normalisation(tmp_path):
     config = {"data": "digits", "image_size": 32, "student": "vit_pico", "lr": 0.1}
     record = {"model": {"mean": [0.1, 0.2, 0.3]}, "parents": []}
-    run = RunDir.create(tmp_path, "ali", prefix="ali", name=None, record=record, config=config)
+    run = RunDir.create(tmp_path, "ali", prefix="ali", name=None, record=whole(**record), config=config)
     assert inherited_settings(run) == {
         "data": "digits",
         "image_size": 32,

@@ -8,6 +8,7 @@ import types
 from contextlib import suppress
 
 import pytest
+from claimed import RESULT, whole
 from typed import cikd
 
 from cikd_cli.cli.exits import loading
@@ -47,8 +48,8 @@ def digits_teacher(tmp_path, monkeypatch):
     data = {"name": "digits", "classes": 10}
     config = {"data": "digits", "image_size": 32}
     RunDir.create(
-        tmp_path, "finetune-teacher", prefix="teacher", name=None, record={"data": data}, config=config
-    ).finish({})
+        tmp_path, "finetune-teacher", prefix="teacher", name=None, record=whole(data=data), config=config
+    ).finish(RESULT)
 
 
 def test_only_what_was_typed_reaches_the_stage_in_its_own_type(stage, digits_teacher):

@@ -46,7 +46,7 @@ def test_two_processes_equal_one(cikd, teacher, recipe, stage):
     assert second["loss"] == pytest.approx(first["loss"], rel=1e-4)
     assert {key: second[key] for key in second if "top" in key} == {key: first[key] for key in first if "top" in key}
     assert ("test_top1" in second) == (stage == "lm")
-    assert RunDir.open("runs/two").record["world_size"] == 2
+    assert RunDir.open("runs/two").record.world_size == 2
     assert not Path("runs/two/ranks").exists()
 
 
@@ -102,7 +102,7 @@ def test_an_error_is_told_with_the_log_of_its_process_and_not_tried_again(cikd, 
     assert [log.name for log in logs] == ["rank-0.log", "rank-1.log"]
     assert any(f"The log of process {rank}: {log}" in said for rank, log in enumerate(logs))
     assert any("stopped being finite" in log.read_text() for log in logs)
-    assert RunDir.open("runs/ali-001", finished=False).record["status"] == "failed"
+    assert RunDir.open("runs/ali-001", finished=False).record.status == "failed"
 
 
 def test_a_process_that_stands_still_is_named_with_its_log(cikd, teacher, recipe):
@@ -127,7 +127,7 @@ def test_a_signal_to_one_process_stops_all_and_the_run_is_saved(cikd, teacher, r
     assert "cikd ali --resume runs/ali-001" in said
     assert said.count("runs/ali-001 stopped on SIGTERM (a time limit, a shutdown or kill) after epoch ") == 1
     assert "restart" not in said
-    assert RunDir.open(run, finished=False).record["status"] == "interrupted"
+    assert RunDir.open(run, finished=False).record.status == "interrupted"
     assert (run / "checkpoints/last.safetensors").exists()
     assert not (run / "ranks").exists()
     assert time.monotonic() - begun < 30  # torch elastic waits so long for a process that waits for it
@@ -153,14 +153,14 @@ def test_when_the_launcher_is_killed_its_processes_save_and_end_and_until_then_t
         assert time.monotonic() - killed < 25
         time.sleep(0.02)
     record = RunDir.open(run, finished=False).record
-    assert record["status"] == "interrupted"
-    assert record["message"].startswith("stopped as the process that had started it was gone after epoch ")
+    assert record.status == "interrupted"
+    assert record.message.startswith("stopped as the process that had started it was gone after epoch ")
     assert last.with_name("previous.safetensors").exists()
     ender = end(run)
     said = cikd("ali", "--resume", run, "--gpus", "cpu", "--processes", "2", code=EXIT_INTERRUPTED).output
     ender.join()
     assert "cikd ali --resume runs/ali-001" in said
-    assert RunDir.open(run, finished=False).record["status"] == "interrupted"
+    assert RunDir.open(run, finished=False).record.status == "interrupted"
     assert not (run / "ranks").exists()
 
 

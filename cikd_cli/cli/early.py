@@ -144,7 +144,7 @@ def _check_training(stage: Stage, request: Request) -> None:
     parent = inherited.parent
     if config.data is None:
         raise no_images()
-    if parent is not None and data_name(config.data) == parent.record["data"].get("name"):
+    if parent is not None and data_name(config.data) == parent.record.data.name:
         _check_still_there(parent, hint="--data DIR says where they lie now; they are known by their content")
     _check_images(config.data, labelled=stage.labels or _is_own(config.data, parent))
     patch = STUDENT_PATCH if parent is None else _patch_of(parent)
@@ -181,18 +181,18 @@ def _check_images(data: str | None, *, labelled: bool = True) -> None:
 
 def _check_still_there(run: RunDir, *, hint: str) -> None:
     """That the folder of a run's images is still there."""
-    name = str((run.record.get("data") or {}).get("name") or "")
+    name = run.record.data.name
     if Path(name).is_absolute() and not Path(name).is_dir():
         raise CikdError(f"The images of {run.path} are gone: there is no folder {name}", hint=hint)
 
 
 def _is_own(data: str, parent: RunDir | None) -> bool:
     """Whether the data are those the parent learned from, with labels."""
-    return parent is not None and data_name(data) == (parent.record.get("data") or {}).get("name")
+    return parent is not None and data_name(data) == parent.record.data.name
 
 
 def _patch_of(run: RunDir) -> int | None:
     """The patch side of a run's network; every student has its teacher's."""
-    arguments = (run.record.get("model") or {}).get("arguments") or {}
+    arguments = run.record.model.arguments
     patch = arguments.get("patch_size") or patch_of(str(arguments.get("name")))
     return patch if isinstance(patch, int) and patch > 0 else None

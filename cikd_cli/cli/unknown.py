@@ -181,11 +181,11 @@ def _second(stage: Stage, request: Request, word: str) -> str:
 def _as_run(stage: Stage, run: Path, path: str) -> str:
     """The flag by which a command takes a run."""
     record = read_record(run)
-    if stage.command == record["stage"] and record["status"] != "done":
+    if stage.command == record.stage and record.status != "done":
         return f"{path} --resume {run}"
     if stage.kind is Kind.CURRICULUM:
         return "cikd run goes on with its runs by itself; the scores of one: cikd eval " + str(run)
-    given = STAGES[record["stage"]].gives
+    given = STAGES[record.stage].gives
     taking = [key for key, takes in parent_knobs(stage.config) if takes in given]
     if not taking:
         return f"{path} --teacher {run}" if stage.trains else f"cikd eval {run}"

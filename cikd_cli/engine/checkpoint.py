@@ -62,7 +62,7 @@ def save_checkpoint(
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
     # clone: safetensors refuses tensors that share memory
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    about = About(run.record.get("id"), UNSIGNED, progress)
+    about = About(run.record.id, UNSIGNED, progress)
     content = sign(save(plain, metadata={"cikd": json.dumps(asdict(about))}))
     run.make_folder(run.checkpoints)
     if keep_as:  # first: what `last` says is done is not done again
@@ -107,7 +107,7 @@ def saved_step(run: RunDir) -> int:
     Raises CikdError if it cannot go on from its checkpoints; nothing is written.
     """
     path, content, _ = _newest(run)
-    if path is None and run.record["status"] == "done":
+    if path is None and run.record.status == "done":
         raise CikdError(
             f"{run.path} is finished and has no checkpoint any more to train on from",
             hint=f"start a new run:  cikd {run.stage} --config {run.path / 'config.toml'} --epochs N",
@@ -154,7 +154,7 @@ def _fault(content: bytes, run: RunDir) -> str | None:
     unsigned = content.replace(about.sha256.encode(), UNSIGNED.encode(), 1)
     if hashlib.sha256(unsigned).hexdigest() != about.sha256:
         return "is damaged (its content is not what its checksum says)"
-    return None if about.run == run.record.get("id") else "belongs to another run"
+    return None if about.run == run.record.id else "belongs to another run"
 
 
 def read_about(content: bytes) -> About:

@@ -18,22 +18,22 @@ from cikd_cli.settings.stages import STAGES, STUDENT
 def write_card(run: RunDir, columns: list[str], rows: list[list[str]]) -> Path:
     """Write the card of a finished lm run with the table of its evaluation, without paths; returns its path."""
     record = run.record
-    name = Path(record["data"]["name"]).name
+    name = Path(record.data.name).name
     values: dict[str, Any] = {
         "name": run.path.name,
         "version": __version__,
-        "student": record["model"],
-        "data": {key: record["data"][key] for key in ("split", "fingerprint", "train", "test")} | {"name": name},
+        "student": record.model.model_dump(),
+        "data": record.data.model_dump() | {"name": name},
         "facts": [
             (
                 "trained on",
-                f"{record['hardware']['device']}, torch {record['versions']['torch']}, seed {record['seed']}",
+                f"{record.hardware.device}, torch {record.versions['torch']}, seed {record.seed}",
             ),
-            ("training time", f"{record['result']['seconds']:,.0f} s"),
+            ("training time", f"{run.result.seconds:,.0f} s"),
         ],
         "columns": columns,
         "rows": rows,
-        "lineage": [(entry["stage"], Path(entry["path"]).name, entry["sha256"]) for entry in record["parents"]],
+        "lineage": [(entry.stage, Path(entry.path).name, entry.sha256) for entry in record.parents],
         "how": _how(run),
         "config": _settings(run),
     }
@@ -52,6 +52,6 @@ def _settings(run: RunDir) -> dict[str, Any]:
 
 def _how(run: RunDir) -> str:
     """What the student learned from, in the order it did."""
-    steps = [STAGES[entry["stage"]].learns for entry in run.parents(giving=STUDENT)]
+    steps = [STAGES[entry.stage].learns for entry in run.parents(giving=STUDENT)]
     steps.append(STAGES[run.stage].learns if run.config().get("distill", True) else "labels")
     return ", then ".join(filter(None, steps))

@@ -75,22 +75,22 @@ def page(
 ) -> str:
     """The text of report.html."""
     run = _student(runs)
-    data, hardware = run.record["data"], run.record["hardware"]
+    data, hardware = run.record.data, run.record.hardware
     values = {
-        "title": f"cikd on {Path(data['name']).name}",
+        "title": f"cikd on {Path(data.name).name}",
         "version": __version__,
-        "created": str(run.record["finished"]),
+        "created": str(run.record.finished),
         "facts": [
-            ("data", f"{data['train']:,} training and {data['test']:,} test images, {data['classes']} classes"),
-            ("split", f"{data['split']}, fingerprint {data['fingerprint'][:12]}"),
-            ("seed", str(run.record["seed"])),
-            ("machine", f"{hardware['device']}, {hardware['cpus']} cores, torch {run.record['versions']['torch']}"),
+            ("data", f"{data.train:,} training and {data.test:,} test images, {data.classes} classes"),
+            ("split", f"{data.split}, fingerprint {data.fingerprint[:12]}"),
+            ("seed", str(run.record.seed)),
+            ("machine", f"{hardware.device}, {hardware.cpus} cores, torch {run.record.versions['torch']}"),
         ],
         "columns": COLUMNS,
         "rows": table,
         "pictures": pictures,
         "runs": [
-            (_title(made) if name == STAGES[made.stage].prefix else LABELS_ONLY, made.path.name, _sha256(made))
+            (_title(made) if name == STAGES[made.stage].prefix else LABELS_ONLY, made.path.name, made.sha256)
             for name, made in runs.items()
         ],
         "commands": [shlex.join(["cikd", *argv[1:]])],
@@ -103,7 +103,7 @@ def _title(run: RunDir) -> str:
 
 
 def _sha256(run: RunDir) -> str:
-    return str(run.record["weights"]["sha256"])
+    return str(run.sha256)
 
 
 def _student(runs: Mapping[str, RunDir]) -> RunDir:
@@ -128,8 +128,8 @@ def history(name: str, run: RunDir) -> History:
 
 
 def _row(title: str, evaluation: Mapping[str, Any], teacher: Mapping[str, Any], runs: list[RunDir]) -> list[str]:
-    epochs = " + ".join(str(run.record["result"]["epochs"]) for run in runs)
-    seconds = sum(float(run.record["result"]["seconds"]) for run in runs)
+    epochs = " + ".join(str(run.result.epochs) for run in runs)
+    seconds = sum(float(run.result.seconds) for run in runs)
     return [
         title,
         f"{evaluation['top1']:.1f}",

@@ -54,17 +54,17 @@ def resolve_stage(
 
 def with_known_batch(resolved: Resolved, inherited: Inherited, processes: int) -> Resolved:
     """For showing: the batch that the data will choose, where a parent on the same images has counted them."""
-    counted = (inherited.parent.record.get("data") or {}) if inherited.parent else {}
-    if not (resolved.by_data and inherited.values.get("data") and counted.get("name") == inherited.values["data"]):
+    counted = inherited.parent.record.data if inherited.parent else None
+    if counted is None or not resolved.by_data or counted.name != inherited.values.get("data"):
         return resolved
     most = resolved.config.model_dump()["batch_size"]
-    batch = fitting_batch(most, counted["train"], processes)
+    batch = fitting_batch(most, counted.train, processes)
     if batch == most:
         return resolved
     return replace(
         resolved,
         config=resolved.config.model_copy(update={"batch_size": batch}),
-        sources=resolved.sources | {"batch_size": f"by the data ({counted['train']:,} images)"},
+        sources=resolved.sources | {"batch_size": f"by the data ({counted.train:,} images)"},
     )
 
 
@@ -102,7 +102,7 @@ def inherit(request: Request, *, whole: bool = True) -> Inherited:
 def _from_start(start: RunDir) -> Inherited:
     """The run that a student comes from hands down data, teacher and student."""
     values = inherited_settings(start)
-    if not start.record["data"]["classes"]:  # it saw unlabelled images; labels are those of the teacher's data
+    if not start.record.data.classes:  # it saw unlabelled images; labels are those of the teacher's data
         values |= inherited_settings(start.parent(TEACHER))
     return Inherited(values, start, "  [from the parent]")
 
@@ -135,9 +135,10 @@ def inherited_settings(parent: RunDir) -> dict[str, Any]:
     A teacher run hands on the data and itself.
     """
     config = parent.config()
-    knobs, model = STAGES[parent.stage].config, parent.record.get("model") or {}
+    knobs, model = STAGES[parent.stage].config, parent.record.model
     inherited = {key: config[key] for key in knobs_with(knobs, Role.IMAGES | Role.INPUT) if key in config}
-    inherited |= {key: model[key] for key in knobs_with(knobs, Role.INPUT) if model.get(key)}
+    said = {key: getattr(model, key, None) for key in knobs_with(knobs, Role.INPUT)}
+    inherited |= {key: tuple(value) if isinstance(value, list) else value for key, value in said.items() if value}
     if parent.gives(TEACHER):
         return inherited | {TEACHER: str(parent.path)}
     inherited |= student_settings(parent)
@@ -154,7 +155,7 @@ def student_settings(parent: RunDir) -> dict[str, Any]:
 
 def _with_recipe_of(parent: RunDir | None, options: RunOptions) -> RunOptions:
     """The options with the parent's recipe, unless one is named."""
-    recipe = None if parent is None or options.recipe else parent.record.get("recipe")
+    recipe = None if parent is None or options.recipe else parent.record.recipe
     if recipe is None or (recipe not in recipe_names() and not Path(recipe).is_file()):
         return options
     return options.model_copy(update={"recipe": recipe})

@@ -106,7 +106,7 @@ class Analysis(Generic[ConfigT]):
         Raises:
             CikdError: no data named, data that cannot be read, or a split that is not there.
         """
-        name = self.config.data or (str(run.record["data"]["name"]) if run else None)
+        name = self.config.data or (run.record.data.name if run else None)
         if name is None:
             raise CikdError("Which images?", hint="--data digits, another named set, or a folder of images")
         source, is_own = _source(run, name, data_root=self.config.data_root, split=split, labelled=labelled)
@@ -145,7 +145,7 @@ def _source(
 ) -> tuple[DataSource, bool]:
     """The data set `name` as a run may be looked at on it, and whether it is the run's own."""
     config = run.config() if run else {}
-    own = str(run.record["data"]["name"]) if run else None
+    own = run.record.data.name if run else None
     skip = config.get("skip_unreadable", False)
     is_own = own is not None and (name == own or Path(name).resolve() == Path(own))
     if is_named(name):
@@ -159,7 +159,7 @@ def _source(
         memory or NOTHING_KNOWN,
         own=is_own and memory is not None,
         split=split,
-        classes=run.record["model"].get("classes", ()) if run else (),
+        classes=tuple(run.record.model.classes) if run else (),
         labelled=labelled,
         skip_unreadable=skip,
     )

@@ -69,7 +69,7 @@ def _carry_out_all(request: Request) -> dict[str, Any]:
         evaluations[BASELINE] = _analyse(scores, baseline.path, options=options, out=out)
     rows = page.rows(runs, evaluations)
     out.table(page.COLUMNS, rows, title="on the test images")
-    seconds = sum(float(run.record["result"]["seconds"]) for run in runs.values())
+    seconds = sum(float(run.result.seconds) for run in runs.values())
     out.fields([
         ("trained", duration(seconds)),
         ("weights", str(student.weights)),
@@ -111,7 +111,7 @@ def _config(stage: Stage, config: CurriculumConfig) -> Any:
 def _labels_only(config: CurriculumConfig, runs: dict[str, RunDir]) -> dict[str, Any]:
     made = [run for run in runs.values() if run.gives(STUDENT)]
     taught = [(run.config()["epochs"], run.config()["batch_size"]) for run in made]
-    return chain.baseline_settings(config, made[-1].record["data"]["train"], taught)
+    return chain.baseline_settings(config, made[-1].record.data.train, taught)
 
 
 def _tag(name: str, stage: Stage, config: CurriculumConfig, runs: dict[str, RunDir]) -> str:
@@ -119,7 +119,7 @@ def _tag(name: str, stage: Stage, config: CurriculumConfig, runs: dict[str, RunD
     its, parent = _config(stage, config), _parent(name, stage, runs)
     settings = its.model_dump(mode="json", exclude=set(knobs_with(type(its), Role.PLACE)))
     settings |= {"data": data_name(str(its.data))} | (_labels_only(config, runs) if name == BASELINE else {})
-    settings["parents"] = [parent[1].record["weights"]["sha256"]] if parent else []
+    settings["parents"] = [parent[1].sha256] if parent else []
     return f"{name}/{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
@@ -164,7 +164,7 @@ def _tell_changes(found: RunDir, out: Reporter) -> None:
 
 def _find(runs_dir: Path, tag: str) -> RunDir | None:
     """The newest run made for this step of this very curriculum."""
-    return next((run for run in reversed(all_runs(runs_dir)) if run.record.get("curriculum") == tag), None)
+    return next((run for run in reversed(all_runs(runs_dir)) if run.record.curriculum == tag), None)
 
 
 def _analyse(command: str, *runs: Path, options: RunOptions, out: Reporter) -> dict[str, Any]:

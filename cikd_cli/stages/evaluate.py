@@ -15,8 +15,8 @@ from cikd_cli.reports.card import write_card
 from cikd_cli.reports.plots import plot_confusion
 from cikd_cli.runs.directory import RunDir, open_classifier
 from cikd_cli.settings.analyses import EvalConfig
-from cikd_cli.settings.stages import STUDENT
 from cikd_cli.settings.request import Request
+from cikd_cli.settings.stages import STUDENT
 from cikd_cli.stages.analysis import Analysis, Images, begin
 from cikd_cli.stages.results import image_words, read_result, result_stem, save_result
 from cikd_cli.stages.subjects import Subject, open_run, teacher_of

@@ -24,7 +24,7 @@ class Subject:
     @property
     def weights_sha256(self) -> str | None:
         """The hash of a run's weights."""
-        return str(self.run.record["weights"]["sha256"]) if self.run else None
+        return self.run.sha256 if self.run else None
 
 
 def find_run(name: str) -> RunDir | None:

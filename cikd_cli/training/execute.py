@@ -64,7 +64,7 @@ def train(begun: Sequence[Begun], hardware: Hardware, options: RunOptions, out: 
                     out.note(f"error: {error}")
             raise
     runs = [RunDir.open(path, finished=False) for path in paths]
-    if any(run.record["status"] != "done" for run in runs):
+    if any(run.record.status != "done" for run in runs):
         raise _stopped(begun, out)
     return header.summarise(runs, out)
 
@@ -84,7 +84,7 @@ def _stopped(begun: Sequence[Begun], out: Reporter) -> CikdError:
     """What is told, and noted, of runs that a signal has stopped."""
     runs = [RunDir.open(one.run.path, finished=False) for one in begun]
     for run in runs:
-        if run.record["status"] == "running":  # its processes were told to stop before they had begun
+        if run.record.status == "running":  # its processes were told to stop before they had begun
             run.fail("interrupted", AT_ONCE)
     stop = _interrupted(runs, begun[0].training.loader.steps_per_epoch)
     out.note(stop.message)
@@ -107,7 +107,7 @@ def follow(path: Path, world: World, options: RunOptions) -> None:
 def _worker(world: World, path: Path, options: RunOptions) -> bool:
     """One process of several: everything it needs is in the run directory. Whether it trained to the end."""
     run_dir = RunDir.open(path, finished=False)
-    stage = STAGES[run_dir.record["stage"]]
+    stage = STAGES[run_dir.stage]
     out = reporter(quiet=options.quiet or not world.first, as_json=options.as_json)
     job = build(stage, stored_config(run_dir, stage.config), world.device, warn=out.warn)
     check_images(run_dir, job, hint="every process, on every machine, has to see the same folder")
@@ -120,7 +120,7 @@ def _worker(world: World, path: Path, options: RunOptions) -> bool:
 
 def check_images(run_dir: RunDir, job: Job, *, hint: str) -> None:
     """Refuse images that are not those a run began with."""
-    recorded, found = run_dir.record["data"]["fingerprint"], job.source.fingerprint
+    recorded, found = run_dir.record.data.fingerprint, job.source.fingerprint
     if recorded != found:
         raise CikdError(
             f"The images of {job.config.data} have changed since {run_dir.path} began (fingerprints "
@@ -164,9 +164,9 @@ def _result(run_dir: RunDir, job: Job, outcome: Outcome) -> dict[str, Any]:
 
 def stored_config(run_dir: RunDir, config_class: type[StageConfig]) -> Any:
     """A run's config, with its parents where they lie now, compiled or not as it began."""
-    values = {"compile": run_dir.record.get("compiled")} | run_dir.config()
-    for parent in run_dir.record["parents"]:
-        values[parent["knob"]] = str(run_dir.open_parent(parent).path)
+    values = {"compile": run_dir.record.compiled} | run_dir.config()
+    for parent in run_dir.record.parents:
+        values[parent.knob] = str(run_dir.open_parent(parent).path)
     check_keys(config_class, values, str(run_dir.path / "config.toml"), command=run_dir.stage)
     return validate(config_class, values, command=run_dir.stage)
 
@@ -177,9 +177,9 @@ def _interrupted(runs: Sequence[RunDir], steps_per_epoch: int) -> CikdError:
     it = "it" if len(runs) == 1 else "each"
     again = f"continue {it} with"
     commands = "  and  ".join(resume_command(run) for run in runs)
-    if first.record.get("curriculum"):
-        commands += f"  or all that is left with  {curriculum_command(first.record['argv'])}"
-    message = first.record.get("message") or AT_ONCE
+    if first.record.curriculum:
+        commands += f"  or all that is left with  {curriculum_command(first.record.argv)}"
+    message = first.record.message or AT_ONCE
     said = f"{named} {message}, and {'is' if len(runs) == 1 else 'are'} saved."
     if message == AT_ONCE:
         step, epochs = saved_step(first), first.config()["epochs"]

@@ -150,33 +150,31 @@ def summarise(runs: Sequence[RunDir], out: Reporter) -> dict[str, Any]:
     """Print how finished runs went and what to type next; the summary for --json, of several {"runs": [...]}."""
     if len(runs) == 1:
         return _summarise_one(runs[0], out)
-    result = runs[0].record["result"]
+    result = runs[0].result
     out.line()
-    out.line(f"{len(runs)} runs finished in {duration(result['seconds'])}, {result['images_per_second']:,.0f} images/s")
-    rows = [[run.path.name, f"{run.record['result']['loss']:.4f}", _next(run)] for run in runs]
+    out.line(f"{len(runs)} runs finished in {duration(result.seconds)}, {result.images_per_second:,.0f} images/s")
+    rows = [[run.path.name, f"{run.result.loss:.4f}", _next(run)] for run in runs]
     out.table(["run", "loss", "next"], rows)
     return {"runs": [_summary(run) for run in runs]}
 
 
 def _summarise_one(run: RunDir, out: Reporter) -> dict[str, Any]:
-    result = run.record["result"]
+    result = run.result
     out.line()
-    out.line(f"finished in {duration(result['seconds'])}, {result['images_per_second']:,.0f} images/s")
-    if "top1" in result:
-        out.table(
-            ["", "top-1", "top-5", "loss"],
-            [[f"{result['split']} images", f"{result['top1']:.1f}", f"{result['top5']:.1f}", f"{result['loss']:.3f}"]],
-        )
+    out.line(f"finished in {duration(result.seconds)}, {result.images_per_second:,.0f} images/s")
+    if result.top1 is not None:
+        cells = [f"{result.split} images", f"{result.top1:.1f}", f"{result.top5:.1f}", f"{result.loss:.3f}"]
+        out.table(["", "top-1", "top-5", "loss"], [cells])
     else:
-        out.line(f"loss {result['loss']:.4f} in the last epoch")
+        out.line(f"loss {result.loss:.4f} in the last epoch")
     out.fields([("weights", str(run.weights)), ("next", _next(run))])
     return _summary(run)
 
 
 def _summary(run: RunDir) -> dict[str, Any]:
-    result = run.record["result"]
+    result = run.result.model_dump(exclude_none=True)
     numbers = {key: result[key] for key in ("epochs", "seconds", "images_per_second")}
-    return {"run": str(run.path), "status": run.record["status"], **numbers, "result": result}
+    return {"run": str(run.path), "status": run.record.status, **numbers, "result": result}
 
 
 def _next(run: RunDir) -> str:

@@ -59,13 +59,13 @@ def parents_of(config: DataConfig) -> list[RunDir]:
 
 def check_same_images(config: DataConfig, source: DataSource) -> None:
     """Refuse a folder under another path than the parents' data that does not hold half of the images of any."""
-    runs = [run for run in parents_of(config) if run.record.get("images")]
-    if not runs or config.data in [run.record["data"]["name"] for run in runs]:
+    runs = [run for run in parents_of(config) if run.record.images]
+    if not runs or config.data in [run.record.data.name for run in runs]:
         return
     if not any(mostly_there(run, source) for run in runs):
         raise CikdError(
             f"data {config.data} is not what {' and '.join(str(run.path) for run in runs)} was made for, "
-            f"{runs[-1].record['data']['name']}",
+            f"{runs[-1].record.data.name}",
             hint=f"cikd finetune-teacher --data {config.data} makes a teacher for it",
         )
 

@@ -160,7 +160,7 @@ def fit_batch(job: Job, processes: int) -> None:
 def _look_up(stage: Stage, config: StudentConfig, device: torch.device) -> tuple[DataSource, Taught | None]:
     """Images and teacher; labels of the teacher's own images are read, if only to make the same split again."""
     run = RunDir.open(config.teacher, giving=TEACHER) if config.teacher is not None else None
-    labelled = stage.labels or (run is not None and config.data == run.record["data"]["name"])
+    labelled = stage.labels or (run is not None and config.data == run.record.data.name)
     source = open_source(config, labelled=labelled)
     if stage.labels:
         check_same_images(config, source)
@@ -192,10 +192,10 @@ def _open_teacher(run: RunDir, config: StudentConfig, source: DataSource | None)
             f"{config.data} has {len(source.classes)} ({_some(source.classes)}).",
             hint=command,
         )
-    if run.record["data"]["fingerprint"] != source.fingerprint and not mostly_there(run, source):
+    if run.record.data.fingerprint != source.fingerprint and not mostly_there(run, source):
         raise CikdError(
             f"The images of {config.data} are not those the teacher {run.path} was trained on (their fingerprints "
-            f"{run.record['data']['fingerprint'][:8]}… and {source.fingerprint[:8]}… differ).",
+            f"{run.record.data.fingerprint[:8]}… and {source.fingerprint[:8]}… differ).",
             hint=command,
         )
     return model, spec

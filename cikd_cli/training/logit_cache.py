@@ -96,7 +96,7 @@ def _key(
     """Everything that logits depend on but for rounding, as JSON reads it back."""
     key = {
         "format": FORMAT,
-        "teacher": (teacher.record.get("weights") or {}).get("sha256"),
+        "teacher": teacher.sha256,
         "data": source.fingerprint,
         "images": len(source.train),
         "mean": spec.mean,

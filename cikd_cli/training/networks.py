@@ -113,7 +113,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 def check_recorded_heads(run: RunDir, spec: ModelSpec) -> None:
     """Refuse weights whose head list is not the one their run recorded."""
-    recorded = tuple(run.record["model"].get("heads", ()))
+    recorded = tuple(run.record.model.heads)
     if recorded != spec.heads:
         raise CikdError(
             f"{run.path} records {list(recorded)} heads, its weights file says {list(spec.heads)}; "

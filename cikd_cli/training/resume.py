@@ -51,7 +51,7 @@ def resume(request: Request, out: Reporter, hardware: Hardware) -> dict[str, Any
             run_dir.update(status="running", weights=None, result=None, message=None, finished=None)
             if epochs != config.epochs:
                 run_dir.write_config(run_dir.config() | {"epochs": epochs})
-            if not run_dir.record.get("images"):  # killed before it had written them
+            if not run_dir.record.images:  # killed before it had written them
                 held_out.write(run_dir, job.source, held_out.remember(parents_of(job.config)))
         out.attach_log(run_dir.path / "log.txt")
         return train(begun, hardware, options, out)
@@ -71,11 +71,11 @@ def find_named(request: Request) -> RunDir | None:
 def go_on(run_dir: RunDir, request: Request, out: Reporter, hardware: Hardware) -> dict[str, Any]:
     """Continue a run that the same command began; a finished one is taken as it is."""
     record, epochs = run_dir.record, run_dir.config()["epochs"]
-    if record["status"] == "failed" and environment.restart():
-        raise CikdError(str(record.get("message")), exit_code=EXIT_FAILED)  # it would fail again
+    if record.status == "failed" and environment.restart():
+        raise CikdError(str(record.message), exit_code=EXIT_FAILED)  # it would fail again
     _check_same(run_dir, request)
     longer = {"epochs": request.flags["epochs"]} if request.flags.get("epochs", epochs) != epochs else {}
-    if record["status"] == "done" and not longer:
+    if record.status == "done" and not longer:
         out.line(f"{run_dir.path} is finished; taken as it is")
         return header.summarise([run_dir], out)
     options = request.options.going_on(resume=str(run_dir.path))
@@ -96,7 +96,7 @@ def _check_same(run_dir: RunDir, request: Request) -> None:
     """Refuse flags that contradict the config that the run was begun with; longer runs may differ in epochs."""
     config_class: Any = STAGES[request.stage].config
     stored = validate(config_class, run_dir.config(), command=run_dir.stage)
-    recipe, begun_with = request.options.recipe, run_dir.record.get("recipe")
+    recipe, begun_with = request.options.recipe, run_dir.record.recipe
     if recipe not in (None, begun_with):
         raise CikdError(
             f"{run_dir.path} was begun with the recipe {begun_with}, not {recipe}",
@@ -131,14 +131,14 @@ def _check_epochs(run_dir: RunDir, before: int, epochs: int) -> None:
     command = f"cikd {run_dir.stage} --resume {run_dir.path}"
     if epochs < before:
         raise CikdError(f"{run_dir.path} was begun for {before} epochs; {epochs} are fewer.", hint=command)
-    if run_dir.record["status"] != "done":
+    if run_dir.record.status != "done":
         return
     if epochs == before:
         raise CikdError(
             f"{run_dir.path} is finished ({before} of {before} epochs).", hint=f"{command} --epochs N trains on"
         )
     for child in all_runs(run_dir.path.parent):
-        parents = [child.resolve_parent(entry).resolve() for entry in child.record.get("parents", [])]
+        parents = [child.resolve_parent(entry).resolve() for entry in child.record.parents]
         if run_dir.path.resolve() in parents:
             raise CikdError(
                 f"{child.path} was made from {run_dir.path}, which therefore has to stay as it is.",
