@@ -106,6 +106,14 @@ def test_every_stage_fits_its_batch_to_the_images_and_keeps_it_when_it_is_resume
     assert RunDir.open("runs/lm-001").metrics()[-1]["step"] == 30
 
 
+def test_the_baseline_counts_steps_with_the_batches_that_the_images_allow(cikd, loose):
+    words = ("run", *loose, "--baseline", "--set", "ali.batch_size=10", "--json")
+    told = json.loads(cikd(*words, "--dry-run").stdout)["stages"]
+    assert [told[name]["steps"] for name in ("ali", "lm", "baseline")] == [6, 20, 30]
+    config = RunDir.open(json.loads(cikd(*words).stdout)["baseline"]).config()
+    assert (config["batch_size"], config["epochs"]) == (3, 3)
+
+
 def test_with_two_processes_the_batch_of_the_data_can_be_shared(cikd, loose):
     cikd("finetune-teacher", *loose, "--gpus", "cpu", "--processes", "2", "--epochs", "1", "--quiet")
     run = RunDir.open("runs/teacher-001")

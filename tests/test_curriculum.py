@@ -34,13 +34,32 @@ def test_run_does_everything_and_takes_up_what_is_missing(cikd, photos, recipe):
 def test_the_baseline_is_the_same_student_with_labels_only():
     request = Request("run", {"baseline": True}, RunOptions())
     config = chain.resolve_curriculum(request).config
-    runs = {"teacher": SimpleNamespace(path="runs/teacher-001")}
+    images = {"data": {"train": 1437}}
+    runs = {
+        "teacher": SimpleNamespace(path="runs/teacher-001"),
+        "ali": SimpleNamespace(record=images, config=config.ali.model_dump),
+        "lm": SimpleNamespace(record=images, config=config.lm.model_dump),
+    }
     step = curriculum._step("baseline", config, runs, request)
     baseline = resolve(LmConfig, "lm", step.flags | {"data": "digits"}, options=step.options).config.model_dump()
     student = config.lm.model_dump()
     differing = {key for key in student if student[key] != baseline[key]}
     assert differing == {"epochs", "distill", "teacher"}
-    assert baseline["epochs"] == config.ali.epochs + config.lm.epochs
+    assert baseline["epochs"] == 32  # 12 epochs of 44 steps, 8 of 22, in epochs of 22
+
+
+def test_the_baseline_takes_the_fewest_epochs_with_as_many_steps_as_ali_and_lm_together(cikd, photos, recipe):
+    words = ("run", "--data", photos, "--recipe", recipe, "--baseline", "--set", "ali.batch_size=4", "--json")
+    words += ("--set", "lm.batch_size=7")
+    steps = {"finetune-teacher": 9, "ali": 21, "lm": 12, "baseline": 36}  # 8 epochs would be 32
+    told = json.loads(cikd(*words, "--dry-run").stdout)["stages"]
+    assert {name: cost["steps"] for name, cost in told.items()} == steps
+    runs = json.loads(cikd(*words).stdout)
+    made = {name: RunDir.open(runs[name]).metrics()[-1]["step"] for name in ("ali", "lm", "baseline")}
+    assert made == {"ali": 21, "lm": 12, "baseline": 36}
+    assert json.loads(cikd(*words).stdout)["baseline"] == runs["baseline"]
+    other = json.loads(cikd(*words, "--set", "ali.batch_size=8").stdout)["baseline"]
+    assert RunDir.open(other).config()["epochs"] == 6  # fewer steps of ALI, so another baseline
 
 
 @pytest.mark.parametrize("text", ["lm.student_width=16", "ali.student=vit_tiny"])

@@ -87,7 +87,7 @@ SCRIPT = """
 import json, sys, types
 from typer.testing import CliRunner
 from cikd_cli.cli import app
-from cikd_cli.stages import STAGES
+from cikd_cli.settings.stages import STAGES
 
 seen = {}
 def take(request):

@@ -9,7 +9,7 @@ from torch import nn
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.views import normalise
 from cikd_cli.engine.clock import Clock, Every
-from cikd_cli.engine.predict import predict, topk_hits
+from cikd_cli.engine.predict import best_guesses, count_hits, predict
 from cikd_cli.engine.totals import Totals
 from cikd_cli.errors import EXIT_FAILED, CikdError
 from cikd_cli.models import create_student
@@ -62,11 +62,11 @@ def test_predictions_in_bf16_are_kept_in_float32():
 def test_the_target_may_be_anywhere_among_the_k_highest():
     logits = torch.tensor([[4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]])
     targets = torch.tensor([1, 0, 3])
-    assert [topk_hits(logits, targets, k) for k in (1, 2, 3, 4)] == [0, 1, 1, 3]
+    assert [count_hits(best_guesses(logits, k), targets) for k in (1, 2, 3, 4)] == [0, 1, 1, 3]
 
 
 def test_k_beyond_the_classes_is_all_of_them():
-    assert topk_hits(torch.zeros(3, 2), torch.tensor([0, 1, 0]), 5) == 3
+    assert count_hits(best_guesses(torch.zeros(3, 2), 5), torch.tensor([0, 1, 0])) == 3
 
 
 def test_an_epochs_terms_are_means_over_its_steps_and_start_afresh():

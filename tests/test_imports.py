@@ -32,7 +32,7 @@ FLOORS: dict[str, set[str]] = {
     "reports": {*ON_DISK, "analysis"},
     "training": {*ON_DISK, *NETWORKS, "methods", "processes", "engine", "analysis"},
     "stages": {*ON_DISK, *NETWORKS, "processes", "engine", "analysis", "reports", "training"},
-    "bench": {*ON_DISK, *NETWORKS, "methods", "processes", "engine", "analysis", "reports", "training", "stages"},
+    "bench": {*ON_DISK, *NETWORKS, "methods", "processes", "engine", "analysis", "reports", "training"},
     "cli": {*ON_DISK, "processes", "data"},
 }
 TORCH_FREE = sorted(

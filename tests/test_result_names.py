@@ -6,22 +6,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import folder
 
 from cikd_cli.console import Reporter
 from cikd_cli.files import file_word
+from cikd_cli.settings.configs import MadConfig
+from cikd_cli.stages.analysis import Analysis
 from cikd_cli.stages.results import image_words, network_words, result_stem
-from cikd_cli.stages.subjects import find_run, open_images, open_subject
+from cikd_cli.stages.subjects import find_run, open_subject
 
 
 def stem(*names, teacher=None, data=None):
     """Where cka (mad, without a teacher) of these networks on these images goes."""
     home = next(filter(None, map(find_run, names)), None)
-    networks = [(name, open_subject(name)) for name in names]
-    named = (teacher, open_subject(teacher)) if teacher else None
-    out = Reporter("silent")
-    images = open_images(home, data=data and str(data), data_root=None, labelled=False, most=4, out=out)
-    found = result_stem("mad", home, [*network_words(networks, home, teacher=named), *image_words(images, home)])
+    subjects, beside = [open_subject(name) for name in names], open_subject(teacher) if teacher else None
+    analysis = Analysis(MadConfig(data=data and str(data)), Reporter("silent"), torch.device("cpu"), workers=0)
+    images = analysis.open_images(home, most=4)
+    found = result_stem("mad", home, [*network_words(subjects, home, teacher=beside), *image_words(images)])
     assert len(f".{found.name}.json.{2**22}.tmp".encode()) <= 255
     assert re.fullmatch(r"[\w.+-]+", found.name)
     return found
@@ -109,9 +111,9 @@ def test_networks_that_are_no_runs_are_told_apart_in_the_working_directory(runs)
 
 
 def test_the_size_of_the_input_is_part_of_a_network_that_is_no_run(runs):
-    _, subject = network = ("deit", replace(open_subject("runs/lm"), run=None, label="deit"))
-    larger = ("deit", replace(subject, spec=replace(subject.spec, image_size=32)))
-    words = [network_words([one], None) for one in (network, larger)]
+    subject = replace(open_subject("runs/lm"), run=None, name="deit", label="deit")
+    larger = replace(subject, spec=replace(subject.spec, image_size=32))
+    words = [network_words([one], None) for one in (subject, larger)]
     assert [one[0] for one in words] == ["deit-16px", "deit-32px"]
     assert words[0][1] != words[1][1]
 

@@ -8,9 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cikd_cli.engine.predict import BEST, best_guesses, count_hits
 from cikd_cli.errors import EXIT_FAILED, CikdError
-
-BEST = 5
 
 
 @dataclass(frozen=True)
@@ -75,15 +74,15 @@ def score(logits: Tensor, targets: Tensor) -> Scores:
     if not torch.isfinite(logits).all():
         raise CikdError("The network's logits are not finite.", exit_code=EXIT_FAILED)
     truth = targets.cpu().numpy()
-    guesses = logits.topk(min(BEST, classes), dim=1).indices.cpu().numpy()
-    best = guesses[:, 0]
+    guesses = best_guesses(logits, BEST)
+    best = guesses[:, 0].cpu().numpy()
     counts = np.bincount(truth, minlength=classes)
     present = np.flatnonzero(counts)
     per_class = np.full(classes, np.nan)
     per_class[present] = 100 * recall_score(truth, best, labels=present, average=None, zero_division=0)
     return Scores(
         top1=100 * float((best == truth).mean()),
-        top5=100 * float((guesses == truth[:, None]).any(axis=1).mean()),
+        top5=100 * (count_hits(guesses, targets) / len(targets)),
         balanced_accuracy=float(per_class[present].mean()),
         per_class=per_class,
         counts=counts,

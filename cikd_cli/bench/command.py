@@ -16,20 +16,24 @@ from cikd_cli.bench.measure import Contest, measure
 from cikd_cli.bench.networks import Case
 from cikd_cli.bench.sweep import memory, pace, speedup, unstarted
 from cikd_cli.bench.timing import matrix_peak
-from cikd_cli.console import Reporter, duration, quantity
+from cikd_cli.console import Reporter, duration, quantity, reporter
 from cikd_cli.engine.precision import choose_precision
 from cikd_cli.processes.world import Hardware, choose_hardware
+from cikd_cli.settings.recipes import resolve
 from cikd_cli.settings.request import Request
-from cikd_cli.stages.subjects import begin
 
 COLUMNS = ("", "batch", "images/s", "× reference (min to max)", "FLOP/image", "of peak", "memory", "whole run")
 
 
 def run(request: Request) -> dict[str, Any]:
     """Time what is asked for and print a table; the summary for --json. With --sweep, how the steps grow."""
-    config, out, device = begin(request, BenchConfig)
-    hardware = choose_hardware(request.options.gpus)
-    plan = case.plan(config, request.options.recipe, device)
+    options = request.options
+    config = resolve(BenchConfig, request.stage, request.flags, options=options).config
+    assert isinstance(config, BenchConfig)
+    out = reporter(quiet=options.quiet, as_json=options.as_json)
+    hardware = choose_hardware(options.gpus)
+    device = hardware.device
+    plan = case.plan(config, options.recipe, device)
     precision = choose_precision(plan.case.ali.precision, device)
     summary = _describe(plan, hardware, precision, config.rounds)
     out.fields(_header(summary))

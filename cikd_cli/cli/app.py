@@ -158,7 +158,8 @@ class _Slurm(_StageCommand):
 app = typer.Typer(
     cls=_Group,
     name="cikd",
-    help="Small Vision Transformers from small image sets: a big teacher's locality first, its logits second.",
+    help="Small Vision Transformers from small image sets: a big teacher's locality first, its logits second.\n\n"
+    "ALI, LOB, QK and other words: docs/glossary.md on the project's page.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_show_locals=False,

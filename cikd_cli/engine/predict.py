@@ -13,6 +13,8 @@ from cikd_cli.models.readout import class_logits
 
 Triple = tuple[float, float, float]
 
+BEST = 5  # guesses of the second score, top-5
+
 
 @torch.no_grad()
 def predict(
@@ -39,7 +41,11 @@ def predict(
     return torch.cat(logits), torch.cat(targets)
 
 
-def topk_hits(logits: Tensor, targets: Tensor, k: int) -> int:
-    """How many images have their target among the k highest logits; k is capped at the number of classes."""
-    hits = logits.topk(min(k, logits.shape[1]), dim=1).indices == targets[:, None]
-    return int(hits.any(dim=1).sum())
+def best_guesses(logits: Tensor, k: int) -> Tensor:
+    """The classes of the k highest logits, best first, (n, k); all classes where there are fewer."""
+    return logits.topk(min(k, logits.shape[1]), dim=1).indices
+
+
+def count_hits(guesses: Tensor, targets: Tensor) -> int:
+    """How many images have their target (n,) among their guesses (n, k)."""
+    return int((guesses == targets[:, None]).any(dim=1).sum())

@@ -1,6 +1,6 @@
 """How settings travel from `cikd run` to its stages, and from a run to its resume."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -119,10 +119,15 @@ def resolve_curriculum(request: Request) -> Resolved:
     return Resolved(config, sources, recipe, frozenset(by_data))
 
 
-def baseline_settings(config: CurriculumConfig) -> dict[str, Any]:
-    """What LM is told for the baseline: the curriculum's student, labels only, for as many epochs."""
+def baseline_settings(config: CurriculumConfig, images: int, taught: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """What LM is told for the baseline: its student and batch, labels only, and as many steps as ALI and LM together.
+
+    images: of an epoch. taught: (epochs, batch) of ALI and of LM, as the data have settled them.
+    """
     student = config.ali.model_dump(include=set(STUDENT_KNOBS), exclude_none=True)
-    return {"distill": False, "epochs": config.ali.epochs + config.lm.epochs, **student}
+    batch = taught[-1][1]
+    steps = sum(epochs * (images // each) for epochs, each in taught)
+    return {"distill": False, "batch_size": batch, "epochs": -(-steps // (images // batch)), **student}
 
 
 def check_resume(request: Request, knobs: type[StageConfig]) -> None:

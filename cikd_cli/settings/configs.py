@@ -272,4 +272,4 @@ class CurriculumConfig(StageConfig):
     finetune_teacher: FinetuneTeacherConfig = Field(default_factory=FinetuneTeacherConfig)
     ali: AliConfig = Field(default_factory=AliConfig)
     lm: LmConfig = Field(default_factory=LmConfig)
-    baseline: bool = knob(False, "Also train the same student with labels only, for as many epochs.", panel=MODELS)
+    baseline: bool = knob(False, "Also train the same student with labels only, for as many steps.", panel=MODELS)

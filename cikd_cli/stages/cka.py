@@ -2,28 +2,15 @@
 
 from typing import Any
 
-import torch
-
 from cikd_cli.analysis.cka import LEAST_BATCH, compare, diagonal, matched_layers, usable_images
-from cikd_cli.console import Reporter
 from cikd_cli.errors import CikdError
 from cikd_cli.reports.plots import Similarity, plot_cka
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.configs import CkaConfig
 from cikd_cli.settings.request import Request
+from cikd_cli.stages.analysis import Analysis, Images, begin
 from cikd_cli.stages.results import image_words, network_words, result_stem, save_result
-from cikd_cli.stages.subjects import (
-    Images,
-    Subject,
-    begin,
-    find_run,
-    normalised,
-    open_images,
-    open_run,
-    open_subject,
-    teacher_of,
-    watched,
-)
+from cikd_cli.stages.subjects import Subject, find_run, open_run, open_subject, teacher_of
 
 
 def run(request: Request) -> dict[str, Any]:
@@ -31,72 +18,51 @@ def run(request: Request) -> dict[str, Any]:
 
     The files go into the first run named; with timm names alone, into the working directory (see `stages/results`).
     """
-    config, out, device = begin(request, CkaConfig)
+    analysis = begin(request, CkaConfig)
+    config, out = analysis.config, analysis.out
     runs = {name: find_run(name) for name in request.runs}
     home = next(filter(None, runs.values()), None)
     teacher = open_subject(config.teacher) if config.teacher else open_run(_common_teacher(runs))
-    images = open_images(
-        home or teacher.run, data=config.data, data_root=config.data_root, labelled=False, out=out, most=config.images
-    )
-    size = min(config.batch_size, len(images))
-    used = _usable(images, size, config.images, out)
+    images = analysis.open_images(home or teacher.run, most=config.images)
+    used = _usable(images)
     students = [open_subject(name) for name in request.runs]
-    teacher.model.to(device)
-    compared = [_compare(student, teacher, images, size, request.options.workers, device, out) for student in students]
+    compared = [_compare(student, teacher, images, analysis) for student in students]
     summary = {
         **compared[0],
         "teacher": teacher.label,
         "images": used,
-        "batch_size": size,
+        "batch_size": images.batch_size,
         "data": images.source.name,
         "split": images.split,
         "runs": compared,
     }
-    networks = list(zip(request.runs, students, strict=True))
-    words = network_words(networks, home, teacher=(config.teacher or teacher.label, teacher))
-    stem = result_stem("cka", home, [*words, *image_words(images, home or teacher.run)])
+    stem = result_stem("cka", home, [*network_words(students, home, teacher=teacher), *image_words(images)])
     file = save_result(stem, summary, out, how=["images", "batch_size", "split"])
-    pictures = plot_cka(
-        stem,
-        [Similarity(found["student"], found["matrix"], found["diagonal"]) for found in compared],
-        teacher=teacher.label,
-    )
+    drawn = [Similarity(found["student"], found["matrix"], found["diagonal"]) for found in compared]
+    pictures = plot_cka(stem, drawn, teacher=teacher.label)
     out.line(f"CKA with {teacher.label} over {used:,} {images.split} images of {images.source.name}, matched layers")
-    _print(out, compared)
-    out.fields([("pictures", "  ".join(map(str, pictures)))])
-    return summary | {"files": [str(path) for path in (file, *pictures)]}
+    out.table(["layer", *(found["student"] for found in compared)], _rows(compared))
+    return analysis.finish(summary, file, *pictures)
 
 
-def _usable(images: Images, size: int, wanted: int, out: Reporter) -> int:
-    """How many of the images make batches; said where they are fewer than wanted."""
+def _usable(images: Images) -> int:
+    """How many of the images make batches; said where some do not."""
     if len(images) < LEAST_BATCH:
         raise CikdError(
             f"CKA needs at least {LEAST_BATCH} images, and {images.source.name} has {len(images)} to test with.",
             hint="--data names a set or a folder with more",
         )
-    if len(images) < wanted:
-        out.warn(f"there are only {len(images):,} {images.split} images, not {wanted:,}")
-    used = usable_images(len(images), size)
+    used = usable_images(len(images), images.batch_size)
     if used < len(images):
         rest = len(images) - used
-        out.line(f"{used:,} images are used: the {rest} left over make no batch, which takes {LEAST_BATCH}")
+        images.out.line(f"{used:,} images are used: the {rest} left over make no batch, which takes {LEAST_BATCH}")
     return used
 
 
-def _compare(
-    student: Subject,
-    teacher: Subject,
-    images: Images,
-    size: int,
-    workers: int | None,
-    device: torch.device,
-    out: Reporter,
-) -> dict[str, Any]:
-    student.model.to(device)
-    shown = watched(images.batches(student.spec.image_size, size, workers), out, total=len(images), text=student.label)
-    again = images.batches(teacher.spec.image_size, size, workers)
-    pairs = zip(normalised(shown, student.spec, device), normalised(again, teacher.spec, device), strict=True)
-    matrix, _ = compare(student.model, teacher.model, pairs)
+def _compare(student: Subject, teacher: Subject, images: Images, analysis: Analysis[CkaConfig]) -> dict[str, Any]:
+    device = analysis.device
+    looks = images.inputs(student, device), images.inputs(teacher, device, shown=False)
+    matrix, _ = compare(student.model.to(device), teacher.model.to(device), zip(*looks, strict=True))
     return {
         "student": student.label,
         "matrix": matrix.tolist(),
@@ -121,13 +87,11 @@ def _common_teacher(runs: dict[str, RunDir | None]) -> RunDir:
     return next(iter(teachers.values()))
 
 
-def _print(out: Reporter, compared: list[dict[str, Any]]) -> None:
+def _rows(compared: list[dict[str, Any]]) -> list[list[str]]:
+    """A row a layer, the final norm last."""
     depth = max(len(found["diagonal"]) for found in compared)
-    rows = []
-    for layer in range(depth):
-        name = f"block {layer + 1}" if layer < depth - 1 else "final norm"
-        rows.append([name, *(_cell(found["diagonal"], layer, depth) for found in compared)])
-    out.table(["layer", *(found["student"] for found in compared)], rows)
+    names = [*(f"block {layer}" for layer in range(1, depth)), "final norm"]
+    return [[name, *(_cell(found["diagonal"], layer, depth) for found in compared)] for layer, name in enumerate(names)]
 
 
 def _cell(curve: list[float], layer: int, depth: int) -> str:

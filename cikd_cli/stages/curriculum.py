@@ -15,7 +15,6 @@ from cikd_cli.processes.world import choose_hardware
 from cikd_cli.reports import page
 from cikd_cli.runs import chain
 from cikd_cli.runs.directory import RunDir
-from cikd_cli.runs.inheritance import STUDENT_KNOBS
 from cikd_cli.runs.lineage import all_runs
 from cikd_cli.settings.configs import CurriculumConfig
 from cikd_cli.settings.recipes import MAY_DIFFER, data_name
@@ -90,7 +89,13 @@ def _step(name: str, config: CurriculumConfig, runs: dict[str, RunDir], request:
         return chain.stage_request(request, "ali", teacher=teacher)
     if name == "lm":
         return chain.stage_request(request, "lm", from_run=str(runs["ali"].path))
-    return chain.stage_request(request, "lm", teacher=teacher, **chain.baseline_settings(config))
+    return chain.stage_request(request, "lm", teacher=teacher, **_labels_only(config, runs))
+
+
+def _labels_only(config: CurriculumConfig, runs: dict[str, RunDir]) -> dict[str, Any]:
+    made = [runs[name].config() for name in ("ali", "lm")]
+    images = runs["lm"].record["data"]["train"]
+    return chain.baseline_settings(config, images, [(run["epochs"], run["batch_size"]) for run in made])
 
 
 def _tag(name: str, config: CurriculumConfig, runs: dict[str, RunDir]) -> str:
@@ -98,7 +103,7 @@ def _tag(name: str, config: CurriculumConfig, runs: dict[str, RunDir]) -> str:
     stage = {"teacher": config.finetune_teacher, "ali": config.ali, "lm": config.lm, "baseline": config.lm}[name]
     settings = stage.model_dump(mode="json", exclude=set(MAY_DIFFER)) | {"data": data_name(str(stage.data))}
     if name == "baseline":
-        settings |= config.ali.model_dump(include={"epochs", *STUDENT_KNOBS})
+        settings |= _labels_only(config, runs)
     settings["parents"] = [runs[parent].record["weights"]["sha256"] for parent in _PARENTS.get(name, ())]
     return f"{name}/{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]}"
 
@@ -171,11 +176,11 @@ def _look_ahead(resolved: Resolved, options: RunOptions, out: Reporter) -> None:
 def _finished(config: Any, options: RunOptions) -> dict[str, RunDir]:
     """The runs that `cikd run` would take as they are, by stage."""
     runs: dict[str, RunDir] = {}
-    for name in _names(config):
-        if not options.fresh and all(parent in runs for parent in _PARENTS.get(name, ())):
-            found = _find(Path(options.runs_dir), _tag(name, config, runs))
-            if found is not None and found.status == "done":
-                runs[name] = found
+    for name in () if options.fresh else _names(config):  # each needs those before it
+        found = _find(Path(options.runs_dir), _tag(name, config, runs))
+        if found is None or found.status != "done":
+            break
+        runs[name] = found
     return {"finetune-teacher" if name == "teacher" else name: run for name, run in runs.items()}
 
 

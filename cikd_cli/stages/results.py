@@ -21,7 +21,8 @@ from cikd_cli.data.division import TRAIN
 from cikd_cli.errors import CikdError
 from cikd_cli.files import file_sha256, file_word, read_text, to_json, write_atomically
 from cikd_cli.runs.directory import RunDir
-from cikd_cli.stages.subjects import Images, Subject, teacher_of
+from cikd_cli.stages.analysis import Images
+from cikd_cli.stages.subjects import Subject, teacher_of
 from cikd_cli.training.held_out import remember
 
 MOST_RESULT = 2**28  # bytes; the confusion of 5,000 classes has a tenth of it
@@ -33,27 +34,21 @@ def result_stem(kind: str, home: RunDir | None, words: Sequence[str]) -> Path:
     return home.analysis / name if home else Path(name)
 
 
-def network_words(
-    networks: Sequence[tuple[str, Subject]], home: RunDir | None, *, teacher: tuple[str, Subject] | None = None
-) -> list[str]:
-    """What a name says of the networks; nothing of the run `home` alone, or beside the teacher it descends from.
-
-    networks, teacher: each as typed, and opened.
-    """
-    compared = [teacher] if teacher and not _is_own(teacher[1], home) else []
-    if len(networks) == 1 and networks[0][1].run is not None and not compared:
+def network_words(subjects: Sequence[Subject], home: RunDir | None, *, teacher: Subject | None = None) -> list[str]:
+    """What a name says of the networks; nothing of the run `home` alone, or beside the teacher it descends from."""
+    compared = [teacher] if teacher and not _is_own(teacher, home) else []
+    if len(subjects) == 1 and subjects[0].run is not None and not compared:
         return []
-    labels = [_label(subject) for _, subject in networks]
-    labels += [f"to-{_label(subject)}" for _, subject in compared]
+    labels = [*map(_label, subjects), *(f"to-{_label(subject)}" for subject in compared)]
     here = home.path.resolve().parent if home else Path.cwd()
-    identities = [*(_identity(*network, here) for network in networks), *(["to"] if compared else [])]
-    identities += [_identity(*network, here) for network in compared]
+    identities = [*(_identity(subject, here) for subject in subjects), *(["to"] if compared else [])]
+    identities += [_identity(subject, here) for subject in compared]
     return [file_word("-".join(labels)), _short(json.dumps(identities).encode())]
 
 
-def image_words(images: Images, run: RunDir | None) -> list[str]:
+def image_words(images: Images) -> list[str]:
     """What a name says of the images; nothing of those that the run they were opened for has."""
-    if images.own and run is not None and _are_whole(images, run):
+    if images.owner is not None and _are_whole(images, images.owner):
         return []
     return [file_word(Path(images.source.name).name), images.source.fingerprint[:8]]
 
@@ -105,11 +100,11 @@ def _label(subject: Subject) -> str:
     return subject.run.path.name if subject.run else f"{Path(subject.label).name}-{subject.spec.image_size}px"
 
 
-def _identity(name: str, subject: Subject, here: Path) -> list[Any]:
+def _identity(subject: Subject, here: Path) -> list[Any]:
     """Place, weights and input size of a network; a path from `here`, so that runs may be moved together."""
-    path = subject.run.path if subject.run else Path(name)
+    path = subject.run.path if subject.run else Path(subject.name)
     if subject.run is None and not path.is_file():
-        return [name, subject.spec.image_size]
+        return [subject.name, subject.spec.image_size]
     place = os.path.relpath(path.resolve(), here.resolve())
     return [place, subject.weights_sha256 or file_sha256(path), subject.spec.image_size]
 

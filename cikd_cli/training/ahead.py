@@ -45,16 +45,16 @@ def build_all(resolved: Resolved, hardware: Hardware, options: RunOptions, *, fe
     )
     jobs["ali"] = ali.with_student(config.ali, ali.Given(source, None, frozen, teacher.spec), device)
     jobs["lm"] = _lm(config.lm, config, teacher, hardware, options)
-    if config.baseline:
-        baseline = config.lm.model_copy(update=baseline_settings(config))
-        jobs["baseline"] = _lm(baseline, config, teacher, hardware, options)
     for name, job in jobs.items():
         choose_precision(job.config.precision, device)
-        section = {"finetune-teacher": "finetune_teacher", "baseline": "lm"}.get(name, name)
-        if f"{section}.batch_size" in resolved.by_data:
+        if f"{name.replace('-', '_')}.batch_size" in resolved.by_data:
             fit_batch(job, hardware.processes)
         # for what it raises
         Steps(job.config.seed, len(job.source.train), job.config.batch_size, rank=0, size=hardware.processes)
+    if config.baseline:
+        taught = [(job.config.epochs, job.config.batch_size) for job in (jobs["ali"], jobs["lm"])]
+        told = baseline_settings(config, len(source.train), taught)
+        jobs["baseline"] = _lm(config.lm.model_copy(update=told), config, teacher, hardware, options)
     return jobs
 
 

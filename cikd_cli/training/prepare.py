@@ -12,7 +12,7 @@ from cikd_cli.data.decode import DecodedSplit
 from cikd_cli.data.device_loader import DeviceLoader, pays
 from cikd_cli.data.loader import TrainLoader, eval_batches
 from cikd_cli.engine.precision import choose_attention, choose_precision
-from cikd_cli.engine.predict import predict, topk_hits
+from cikd_cli.engine.predict import BEST, best_guesses, count_hits, predict
 from cikd_cli.engine.step import Training
 from cikd_cli.engine.tuning import compile_blocks, worth_compiling
 from cikd_cli.models.frozen import teacher_of
@@ -87,7 +87,7 @@ def scorer(job: Job, world: World, precision: str) -> Callable[[VisionTransforme
             logits, targets = predict(
                 model, _telling(batches, world), mean=spec.mean, std=spec.std, device=world.device, precision=precision
             )
-            hits = [topk_hits(logits, targets, k) for k in (1, 5)]
+            hits = [count_hits(best_guesses(logits, k), targets) for k in (1, BEST)]
         top1, top5 = (100.0 * world.sum(torch.tensor(hits, device=world.device)) / len(split)).tolist()
         return {f"{name}_top1": top1, f"{name}_top5": top5}
 
