@@ -20,10 +20,11 @@ from cikd_cli.settings.configs import CurriculumConfig
 from cikd_cli.settings.recipes import MAY_DIFFER, data_name
 from cikd_cli.settings.request import Request, Resolved, RunOptions
 from cikd_cli.settings.stages import STAGES
+from cikd_cli.system import memory
 from cikd_cli.training.ahead import build_all, foretell_all, offer_laptop
 from cikd_cli.training.execute import curriculum_command
 from cikd_cli.training.held_out import remember
-from cikd_cli.training.rehearsal import Cost, cost_of, resident_bytes
+from cikd_cli.training.rehearsal import Cost, cost_of
 
 ANALYSES = ("eval", "mad", "cka")
 _PARENTS = {"ali": ("teacher",), "lm": ("ali",), "baseline": ("teacher",)}
@@ -186,7 +187,7 @@ def _finished(config: Any, options: RunOptions) -> dict[str, RunDir]:
 
 def _dry_run(resolved: Resolved, options: RunOptions, out: Reporter) -> dict[str, Any]:
     """Check every stage, take some steps of each on networks of its shapes, and print what all of it costs."""
-    hardware, resident = choose_hardware(options.gpus, options.processes or 1), resident_bytes()
+    hardware, resident = choose_hardware(options.gpus, options.processes or 1), memory()
     jobs = build_all(resolved, hardware, options, fetch=False)
     teacher = jobs["finetune-teacher"].config
     out.fields([*jobs["finetune-teacher"].facts, *(fact for fact in jobs["ali"].facts if fact[0] == "student")])
