@@ -3,7 +3,6 @@
 import codecs
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import math
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cikd_cli.errors import EXIT_FAILED, CikdError
+from cikd_cli.system import lock
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
@@ -94,7 +94,7 @@ def remove_leftovers(folder: Path) -> None:
         with contextlib.suppress(OSError):
             handle = os.open(path, os.O_RDWR)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(handle)
                 path.unlink()
             finally:
                 os.close(handle)
@@ -105,7 +105,7 @@ def _open_locked(temporary: Path) -> int:
     while True:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock(handle, wait=True)
         if temporary.exists():
             return handle
         os.close(handle)

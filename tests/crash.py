@@ -17,12 +17,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from cikd_cli.__main__ import main
 from cikd_cli.errors import EXIT_INTERRUPTED
 from cikd_cli.runs.directory import RunDir
 
 WRITING = ("open", "write", "fsync", "replace", "unlink", "mkdir", "ftruncate")  # functions of os
 TIMING = ("seconds", "images_per_second", "waited_for_data")
+
+# Where a process compiles (`cikd bench`) before its first backward pass, no child of it can train.
+torch.ones((), requires_grad=True).backward()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import threading
 import torch
 
 from cikd_cli.data.decode import DecodedSplit
+from cikd_cli.system import cores, signals
 
 SMALL_IMAGE = 64  # pixels; up to here making a view costs less than sending it between processes
 MOST_WORKERS = 8
@@ -24,8 +25,7 @@ def auto_workers(decoded: DecodedSplit, image_size: int, *, batch_size: int, vie
     """
     if decoded.in_memory and image_size <= SMALL_IMAGE:
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(MOST_WORKERS, max(1, cores // processes))
+    workers = min(MOST_WORKERS, max(1, cores() // processes))
     if os.path.isdir(_SHARED_MEMORY):  # noqa: PTH112
         batch = (PREFETCH + 1) * views * batch_size * 3 * image_size**2
         workers = min(workers, shutil.disk_usage(_SHARED_MEMORY).free // (processes * max(1, batch)))
@@ -38,7 +38,7 @@ def start_worker(_: int) -> None:
     It saves its work and then ends the workers, by a SIGTERM of its own if need be.
     """
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGHUP):
+    for number in signals("SIGINT", "SIGHUP"):
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

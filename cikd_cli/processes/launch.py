@@ -26,9 +26,11 @@ from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, CikdError
 from cikd_cli.processes import rank_logs
 from cikd_cli.processes.rank_logs import Attempts, Stopped, Told, log_path
 from cikd_cli.processes.stall import Watch
+from cikd_cli.processes.stop import SAVES
 from cikd_cli.processes.world import Hardware, World
+from cikd_cli.system import cores, signals
 
-ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+ENDS = signals("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 RESTARTS = 3  # of all processes, after some were killed
 PATIENCE = timedelta(minutes=30)  # of a collective; `Watch` is quicker and knows names
 
@@ -71,8 +73,9 @@ def launch(
         # one that is ignored already, as nohup does, stays so
         signals_to_handle=",".join(one.name for one in ENDS if signal.getsignal(one) is not signal.SIG_IGN),
     )
-    before = {number: signal.getsignal(number) for number in (*ENDS, signal.SIGUSR1)}
-    signal.signal(signal.SIGUSR1, _pass_on)  # torch elastic would end the workers
+    before = {number: signal.getsignal(number) for number in (*ENDS, *SAVES)}
+    for number in SAVES:
+        signal.signal(number, _pass_on)  # torch elastic would end the workers
     try:
         elastic_launch(config, _entry)(worker, hardware, run, stall, args)
     except ChildFailedError as error:
@@ -86,11 +89,6 @@ def launch(
         for number, handler in before.items():
             signal.signal(number, handler)
     rank_logs.clear(run)
-
-
-def cores() -> int:
-    """The cores that this process may use: a scheduler gives it a share of the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_group(device: torch.device, store: Store, *, rank: int, size: int) -> None:
@@ -143,8 +141,9 @@ def _pass_on(number: int, _frame: FrameType | None) -> None:
 def _entry(worker: Callable[..., bool], hardware: Hardware, run: Path, stall: float, args: Sequence[Any]) -> None:
     """What each launched process does; torch elastic has set RANK, WORLD_SIZE and the rendezvous."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # see `processes/preload`
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))  # to save, and end
+    for number in signals("SIGHUP"):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))  # to save, and end
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if rank:
         rank_logs.take_output(run, rank)

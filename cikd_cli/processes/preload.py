@@ -6,5 +6,7 @@ that train, and they take SIGTERM back (`processes/launch`).
 
 import signal
 
-for _number in (signal.SIGTERM, signal.SIGUSR1):
+from cikd_cli.system import signals
+
+for _number in signals("SIGTERM", "SIGUSR1"):
     signal.signal(_number, signal.SIG_IGN)

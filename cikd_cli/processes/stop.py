@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from enum import Enum
 from types import FrameType, TracebackType
 
+from cikd_cli.system import signals
+
 
 class Reason(Enum):
     """Why training stopped, as people are told; the first one that holds counts."""
@@ -18,8 +20,9 @@ class Reason(Enum):
     TERMINATED = "on SIGTERM (a time limit, a shutdown or kill)"
 
 
-SIGNALS = {signal.SIGINT: Reason.CTRL_C, signal.SIGTERM: Reason.TERMINATED, signal.SIGHUP: Reason.HANGUP}
-SAVES = signal.SIGUSR1  # a scheduler's warning, some time before it ends the job
+_REASONS = {"SIGINT": Reason.CTRL_C, "SIGTERM": Reason.TERMINATED, "SIGHUP": Reason.HANGUP}
+SIGNALS = {number: _REASONS[number.name] for number in signals(*_REASONS)}
+SAVES = signals("SIGUSR1")  # a scheduler's warning, some time before it ends the job
 ECHO = 2.0  # seconds in which a launcher repeats to its workers the Ctrl-C that their terminal has sent them already
 
 _orphaned = threading.Event()
@@ -45,9 +48,11 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            heard = [one for one in SIGNALS if one != signal.SIGHUP or signal.getsignal(one) != signal.SIG_IGN]
-            self._before = {number: signal.signal(number, self._ask) for number in heard}
-            self._before[SAVES] = signal.signal(SAVES, self._ask_save)
+            for number, why in SIGNALS.items():
+                if why != Reason.HANGUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._ask)
+            for number in SAVES:
+                self._before[number] = signal.signal(number, self._ask_save)
         return self
 
     def __exit__(

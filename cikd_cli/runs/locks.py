@@ -1,7 +1,5 @@
 """One process at a time in a run: a lock file that says who holds it, freed by the system if that process dies."""
 
-import errno
-import fcntl
 import os
 import socket
 import time
@@ -12,6 +10,7 @@ from pathlib import Path
 
 from cikd_cli.errors import CikdError
 from cikd_cli.files import disk_error
+from cikd_cli.system import lock
 
 COMMAND = ".lock"  # of the process that a user started
 WRITER = ".writer"  # of the one among its launched processes that writes, which may outlive it for some seconds
@@ -26,7 +25,8 @@ def _let_go() -> None:
         os.close(_held.pop())
 
 
-os.register_at_fork(after_in_child=_let_go)
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def _is_held(path: Path) -> bool:
     except OSError:
         return False
     try:
-        return not _try(handle, fcntl.LOCK_SH)
+        return not _try(handle, shared=True)
     finally:
         os.close(handle)
 
@@ -101,19 +101,20 @@ def _acquire(path: Path) -> int:
         except OSError as error:
             raise disk_error(error, path) from error
         # The file may have been removed between open and lock: then what we hold is nobody's lock any more.
-        if _try(handle, fcntl.LOCK_EX) and _is_still(path, handle):
+        if _try(handle) and _is_still(path, handle):
             return handle
         os.close(handle)
         time.sleep(_PAUSE)
     raise _in_use(path)
 
 
-def _try(handle: int, kind: int) -> bool:
+def _try(handle: int, *, shared: bool = False) -> bool:
     try:
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
-    except OSError as error:
-        # A file system without locks (some network mounts) must not keep anybody from working.
-        return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+        lock(handle, shared=shared)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks must not keep anybody from working
+        return True
     return True
 
 

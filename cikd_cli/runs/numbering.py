@@ -1,7 +1,6 @@
 """Names of new runs: `ali-001`, `ali-002`, ...; a number is never given twice, even after its run was deleted."""
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from cikd_cli.errors import CikdError
 from cikd_cli.files import disk_error, remove_leftovers, write_atomically
+from cikd_cli.system import lock
 
 _MEMORY = ".numbers.json"
 _NUMBERED = re.compile(r"(.+)-(\d+)")
@@ -101,7 +101,7 @@ def _exclusive(folder: Path) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock(handle, wait=True)
         yield
     finally:
         os.close(handle)

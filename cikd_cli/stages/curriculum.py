@@ -22,11 +22,12 @@ from cikd_cli.settings.methods import CurriculumConfig
 from cikd_cli.settings.recipes import data_name
 from cikd_cli.settings.request import Request, Resolved, RunOptions
 from cikd_cli.settings.stages import STAGES, STUDENT, TEACHER, Kind, Stage, curriculum
+from cikd_cli.system import memory
 from cikd_cli.training.ahead import BASELINE, build_all, foretell_all, offer_laptop
 from cikd_cli.training.execute import curriculum_command
 from cikd_cli.training.held_out import remember
 from cikd_cli.training.job import Job
-from cikd_cli.training.rehearsal import Cost, cost_of, resident_bytes
+from cikd_cli.training.rehearsal import Cost, cost_of
 
 
 def run(request: Request) -> dict[str, Any]:
@@ -202,7 +203,7 @@ def _finished(config: CurriculumConfig, options: RunOptions) -> dict[str, RunDir
 
 def _dry_run(resolved: Resolved, options: RunOptions, out: Reporter) -> dict[str, Any]:
     """Check every stage, take some steps of each on networks of its shapes, and print what all of it costs."""
-    hardware, resident = choose_hardware(options.gpus, options.processes or 1), resident_bytes()
+    hardware, resident = choose_hardware(options.gpus, options.processes or 1), memory()
     jobs = build_all(resolved, hardware, options, fetch=False)
     teacher = next(iter(jobs.values()))
     out.fields([*teacher.facts, *_about_student(jobs)])

@@ -1,11 +1,8 @@
 """What a training stage writes into run.json and prints at its start and end."""
 
-import os
 import platform
-import resource
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cikd_cli import __version__
+from cikd_cli import __version__, system
 from cikd_cli.console import Reporter, duration
 from cikd_cli.engine.step import Training
 from cikd_cli.processes.world import Hardware
@@ -33,7 +30,7 @@ def record(request: Request, job: Job, training: Training, hardware: Hardware, r
         "argv": list(request.argv),
         "versions": {"cikd": __version__, "python": platform.python_version(), **_package_versions()},
         "git_commit": _git_commit(),
-        "hardware": {"device": str(hardware), "cpus": os.cpu_count(), "machine": platform.machine()},
+        "hardware": {"device": str(hardware), "cpus": system.cores(), "machine": platform.machine()},
         "world_size": hardware.processes,
         "compiled": training.compiling,
         "seed": job.config.seed,
@@ -140,10 +137,7 @@ def _common_facts(jobs: Sequence[Job]) -> list[tuple[str, str]]:
 
 def peak_memory(hardware: Hardware) -> int:
     """Bytes: the GPU's peak, else the process's."""
-    if hardware.gpus:
-        return torch.cuda.max_memory_allocated(hardware.device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return torch.cuda.max_memory_allocated(hardware.device) if hardware.gpus else system.peak_memory()
 
 
 def summarise(runs: Sequence[RunDir], out: Reporter) -> dict[str, Any]:

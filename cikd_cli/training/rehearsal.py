@@ -1,12 +1,10 @@
 """What a stage will cost on this machine, from a few of its own steps that are timed and then forgotten."""
 
 import math
-import resource
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,14 +72,6 @@ def roughly(seconds: float) -> str:
     if minutes < 600:
         return f"about {minutes // 60} h {minutes % 60 // 10 * 10:02d} min"
     return f"about {round(seconds / 3600):,} h"
-
-
-def resident_bytes() -> int:
-    """Memory that this process holds; where the system does not say, as Linux does, the most it has held."""
-    file = Path("/proc/self/statm")
-    if file.exists():
-        return int(file.read_text().split()[1]) * resource.getpagesize()
-    return header.peak_memory(Hardware((), 1))
 
 
 def steps_of(job: Job) -> int:
