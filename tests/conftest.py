@@ -1,7 +1,10 @@
 """A tiny curriculum: three classes of coloured 16-pixel squares, a two-block teacher from scratch, a small student."""
 
 import os
+import shutil
 import signal
+from contextlib import chdir
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tiny networks, and tests that share a machine
 
@@ -48,3 +51,50 @@ def teacher(cikd, photos, recipe):
     """A finished teacher run."""
     cikd("finetune-teacher", "--data", photos, "--recipe", recipe, "--name", "teacher", "--quiet")
     return "runs/teacher"
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """How many images each call of the real teacher saw; `at(n, act)` acts within the n-th call of the next run."""
+
+    from cikd_cli.models.frozen import FrozenTeacher
+
+    class Passes(list):
+        def at(self, number, act):
+            self.when, self.act = number, act
+            self.clear()
+
+    seen, direct = Passes(), FrozenTeacher.logits
+
+    def counted(teacher, images):
+        seen.append(len(images))
+        if getattr(seen, "when", 0) == len(seen):
+            seen.act()
+        return direct(teacher, images)
+
+    monkeypatch.setattr(FrozenTeacher, "logits", counted)
+    return seen
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, photos, recipe):
+    """runs/: teacher, other (a teacher too), lm and second, both of `teacher`."""
+    with chdir(tmp_path_factory.mktemp("trained")):
+        for words in (
+            ("finetune-teacher", "--data", photos, "--name", "teacher"),
+            ("finetune-teacher", "--data", photos, "--name", "other", "--seed", "1"),
+            ("lm", "--teacher", "runs/teacher", "--name", "lm"),
+            ("lm", "--teacher", "runs/teacher", "--name", "second", "--seed", "1"),
+        ):
+            words = (*words, "--recipe", recipe, "--epochs", "1", "--set", "warmup=0", "--quiet")
+            outcome = CliRunner().invoke(app, [str(word) for word in words])
+            assert outcome.exit_code == 0, outcome.output
+        return Path("runs").resolve()
+
+
+@pytest.fixture
+def runs(trained, tmp_path, monkeypatch):
+    """A copy of them in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained, "runs")
+    return Path("runs")

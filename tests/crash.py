@@ -180,3 +180,20 @@ def differences(straight: Path, broken: Path) -> list[str]:
         found.append(f"files: {sorted(set(there) ^ set(wanted))}")
     stray = [str(path) for path in broken.parent.iterdir() if path.name.endswith(".tmp")]
     return found + [f"stray: {path}" for path in stray]
+
+
+def lm_words(recipe, epochs, *, keep=7, save="0.02s"):
+    words = ("lm", "--teacher", "runs/teacher", "--recipe", recipe, "--epochs", epochs)
+    return (*words, "--set", f"keep_every={keep}", "--save-every", save, "--quiet")
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def wait_for(condition, pid, within=60):
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it has ended"
+        time.sleep(0.005)

@@ -96,3 +96,6 @@ def hugging_face(folder: Path, **changes: object) -> VisionTransformer:
     save_file(renamed(source.state_dict(), HUGGING_FACE, VIT, front="vit."), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(HF_CONFIG | changes))
     return source
+
+
+TINY = "vit_tiny_patch16_224"

@@ -31,3 +31,7 @@ def share(words, size, folder, **settings):
     """Run a command in `size` processes; their exit codes, and what each printed."""
     codes = [ended(pid) for pid in start(words, size, folder, **settings)]
     return codes, [(folder / f"said-{rank}.txt").read_text() for rank in range(size)]
+
+
+def words_for(stage, teacher, recipe, name, epochs=4):
+    return (stage, "--teacher", teacher, "--recipe", recipe, "--epochs", epochs, "--gpus", "cpu", "--name", name)

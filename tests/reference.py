@@ -87,6 +87,24 @@ def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) ->
     return total / len(targets)
 
 
+def tokens(shape: tuple[int, ...], seed: int, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    return seeded(*shape, seed=seed, scale=scale), seeded(*shape, seed=seed + 100, scale=scale)
+
+
+def one_row_maps(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """(q, k) whose logits q k' / sqrt(d) are exactly `scores` (N, N): k is sqrt(d) x the identity."""
+    size = len(scores)
+    return scores[None, None], math.sqrt(size) * torch.eye(size)[None, None]
+
+
+def labels(images: int, classes: int) -> Tensor:
+    return torch.arange(images) * 7 % classes
+
+
+def slow(student: Tensor, teacher: Tensor, targets: Tensor, **settings: float) -> list[float]:
+    return list(decoupled_kd(student, teacher, targets, **settings))
+
+
 def _decouple(z: Sequence[float], target: int) -> tuple[list[float], list[float]]:
     """log p of (target, all the rest), and of each class among the rest."""
     others = [x for j, x in enumerate(z) if j != target]

@@ -112,3 +112,14 @@ class Terminal:
         code = ended(self.pid)
         self.close()
         return code, self.screen.lines()
+
+
+LONG = ("--epochs", "4000", "--set", "keep_every=0", "--save-every", "2h")
+
+
+def lm(teacher, recipe, *more):
+    return ("lm", "--teacher", teacher, "--recipe", recipe, *LONG, *more)
+
+
+def shows_the_end(terminal):
+    return bool(terminal.drawn) and any("eta" in line for line in terminal.drawn[-1])

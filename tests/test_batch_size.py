@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from cikd_cli.runs.directory import RunDir
 from PIL import Image
 
+from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.batch_size import LEAST_STEPS, fitting_batch
 from cikd_cli.settings.recipes import SECTIONS, resolve
 from cikd_cli.settings.request import RunOptions

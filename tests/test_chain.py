@@ -1,11 +1,11 @@
 """How settings travel: to the stages of `cikd run`, from a parent run to its child, to a resumed run."""
 
 import pytest
+
+from cikd_cli.errors import CikdError
 from cikd_cli.runs.chain import check_resume, resolve_curriculum, stage_request
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.runs.inheritance import DATA_KNOBS, STUDENT_KNOBS, inherited_settings
-
-from cikd_cli.errors import CikdError
 from cikd_cli.settings.configs import AliConfig, FinetuneTeacherConfig
 from cikd_cli.settings.recipes import MAY_DIFFER, recipe_names
 from cikd_cli.settings.request import Request, RunOptions

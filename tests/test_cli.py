@@ -1,31 +1,18 @@
-"""The command line: help, config, what is refused and how, and how trouble in a stage is told."""
+"""The command line: what reaches a stage, what is refused and how, and how trouble in a stage is told."""
 
 import errno
 import json
-import os
-import re
 import signal
-import subprocess
 import sys
 import types
 from contextlib import suppress
 
 import pytest
-from typer.testing import CliRunner
+from typed import cikd
 
-from cikd_cli import __version__
-from cikd_cli.cli.app import app
 from cikd_cli.cli.exits import loading
-from cikd_cli.cli.flags import first_flags, knobs_of, settable
 from cikd_cli.errors import CikdError
 from cikd_cli.runs.directory import RunDir
-from cikd_cli.settings.configs import CurriculumConfig
-from cikd_cli.settings.request import extra, flag_name, is_first
-from cikd_cli.settings.stages import STAGES
-
-
-def cikd(*words, **variables):
-    return CliRunner().invoke(app, list(words), env={"COLUMNS": "200", "TERM": "dumb", **variables})
 
 
 @pytest.fixture
@@ -48,95 +35,6 @@ def failing(error):
         raise error
 
     return act
-
-
-# ---- help ----
-
-
-def test_alone_it_shows_its_commands():
-    shown = cikd().output
-    assert all(command in shown for command in [*STAGES, "runs", "config"])
-
-
-def test_version_is_one_line():
-    assert cikd("--version").output == f"cikd {__version__}\n"
-
-
-def test_help_has_the_panels_the_examples_and_the_real_defaults():
-    shown = cikd("ali", "--help-all").output
-    for title in ("Data", "Teacher and student", "Optimisation", "Hardware", "Run"):
-        assert f" {title} " in shown
-    assert "  cikd ali --data cifar100 --lob 10 --gpus 4" in shown
-    assert "Passes over the training images. [default: 300]" in shown
-    assert "[default: 0]" in next(line for line in shown.splitlines() if "--seed" in line)
-    assert "INT|auto" in shown
-
-
-@pytest.mark.parametrize("command", STAGES)
-def test_every_knob_with_a_panel_is_a_flag_in_help(command):
-    shown = cikd(command, "--help-all").output
-    fields = STAGES[command].config.model_fields
-    missing = [flag_name(name, info) for name, info in fields.items() if extra(info, "panel") and name]
-    assert [flag for flag in missing if f"{flag} " not in shown] == []
-
-
-@pytest.mark.parametrize("command", STAGES)
-def test_help_shows_about_ten_flags_first_and_names_the_way_to_all(command):
-    stage = STAGES[command]
-    marked = {name for name, (_, info) in (knobs_of(stage) | settable(stage)).items() if is_first(info)}
-    first = first_flags(stage)
-    fields = {name: info for name, (_, info) in settable(stage).items()}
-    assert 8 <= len(first) <= 12
-    assert first == marked or len(first) == len(knobs_of(stage)) + len(stage.options)
-    shown = cikd(command, "--help").output
-    flags = {flag_name(name, fields[name]) for name in first}
-    assert {word for word in re.findall(r"│ (--[a-z-]+)", shown) if word not in ("--help-all",)} == flags
-    assert (f"cikd {command} --help-all" in shown) == (first == marked)
-
-
-def test_help_of_a_job_shows_the_flags_of_slurm_first():
-    shown = cikd("slurm", "ali", "--help").output
-    assert "--gpus-per-node" in shown
-    assert "--name" in shown
-    assert "--lob" not in shown
-    assert "cikd slurm ali --name NAME" in shown
-    assert "--lob" in cikd("slurm", "ali", "--help-all").output
-
-
-@pytest.mark.parametrize(
-    "words", [(), ("runs",), ("slurm",), ("config",), *((name,) for name in STAGES), ("config", "ali"), ("slurm", "lm")]
-)
-@pytest.mark.parametrize("wanted", ["--help", "--help-all"])
-def test_every_help_is_in_boxes_of_the_width_of_the_terminal(words, wanted):
-    lines = cikd(*words, wanted, COLUMNS="80").output.splitlines()
-    assert max(map(len, lines)) <= 80
-    assert {len(line) for line in lines if line[:1] in "╭│╰" and line} == {80}
-    assert "Options" in next(line for line in reversed(lines) if line.startswith("╭"))
-    assert "<bool>" not in "".join(lines)
-    assert "none:" not in "".join(lines)
-
-
-def test_help_can_be_written_where_there_are_no_boxes():
-    script = "import sys; sys.argv = ['cikd', 'ali', '--help']; from cikd_cli.__main__ import main; main()"
-    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env)
-    assert "+- Data" in done.stdout
-
-
-def test_the_curriculum_has_the_flags_of_its_stages():
-    flags = {flag_name(name, info) for name, (_, info) in knobs_of(STAGES["run"]).items()}
-    assert flags == {
-        *("--data", "--data-root", "--download", "--fraction", "--val", "--image-size", "--skip-unreadable"),
-        *("--teacher", "--teacher-arch", "--student", "--lob", "--epochs", "--batch-size", "--precision", "--seed"),
-        "--baseline",
-    }
-    assert STAGES["run"].config is CurriculumConfig
-
-
-def test_a_mistyped_command_is_answered_with_the_nearest():
-    result = cikd("evl")
-    assert result.exit_code == 2
-    assert "eval" in result.output
 
 
 # ---- what reaches the stage ----
@@ -276,72 +174,3 @@ def test_a_ctrl_c_that_a_library_swallows_while_it_is_loaded_still_ends_the_prog
 def test_our_own_bug_stays_a_traceback(stage):
     stage(failing(ValueError("ours")))
     assert isinstance(cikd("bench").exception, ValueError)
-
-
-# ---- config and runs ----
-
-
-def test_config_shows_every_value_and_its_source():
-    shown = cikd("config", "ali", "--data", "flowers", "--epochs", "7").stdout.splitlines()
-    cells = {line.split()[0]: re.split("  +", line)[1:] for line in shown}
-    assert cells["epochs"] == ["7", "flag", "Passes over the training images."]
-    assert cells["batch_size"] == ["64", "recipe flowers", "Images a step, over all processes."]
-    assert cells["betas"] == ["0.9,0.95", "default", "AdamW betas."]
-    assert cells["mean"][2].endswith("[default: the teacher's pretraining statistics]")
-
-
-@pytest.mark.parametrize("command", ["ali", "run", "eval"])
-def test_config_fits_a_terminal_of_80_columns(command):
-    lines = cikd("config", command, COLUMNS="80").stdout.splitlines()
-    assert max(map(len, lines)) <= 80
-    knobs = [line.split()[0] for line in lines[1:] if line[0] != " "]
-    assert len(knobs) == len(set(knobs)) > 5
-
-
-def test_config_run_shows_all_three_stages_as_json():
-    config = json.loads(cikd("config", "run", "--set", "ali.epochs=5", "--json").stdout)["config"]
-    assert config["ali.epochs"] == {"value": 5, "source": "--set"}
-    assert {key.split(".")[0] for key in config} == {"finetune_teacher", "ali", "lm", "baseline"}
-
-
-def test_config_shows_what_a_parent_hands_on_and_refuses_a_contradiction(tmp_path):
-    config = {"data": "digits", "image_size": 64}
-    run = RunDir.create(
-        tmp_path, "ali", prefix="ali", name=None, record={"parents": [], "data": {"classes": 10}}, config=config
-    )
-    run.finish({})
-    shown = cikd("config", "lm", "--from", str(run.path)).stdout
-    assert f"from {run.path}" in next(line for line in shown.splitlines() if line.startswith("image_size"))
-    refused = cikd("config", "lm", "--from", str(run.path), "--image-size", "32")
-    assert refused.exit_code == 2
-    assert "image_size 32 contradicts" in refused.stderr
-
-
-def test_runs_shows_the_tree_and_a_run_nobody_holds_as_interrupted(tmp_path):
-    run = RunDir.create(tmp_path, "ali", prefix="ali", name=None, record={"parents": []}, config={})
-    shown = cikd("runs", "--runs-dir", str(tmp_path)).stdout
-    assert str(run.path) in shown
-    assert "interrupted" in shown
-    listed = json.loads(cikd("runs", "--runs-dir", str(tmp_path), "--json").stdout)
-    assert listed["runs"][0]["status"] == "interrupted"
-
-
-def test_runs_says_so_where_there_are_none(tmp_path):
-    assert "no runs in" in cikd("runs", "--runs-dir", str(tmp_path)).stdout
-
-
-def test_runs_names_a_run_it_cannot_read_and_lists_the_others(tmp_path):
-    whole = RunDir.create(tmp_path, "ali", prefix="ali", name=None, record={"parents": []}, config={})
-    broken = RunDir.create(tmp_path, "ali", prefix="ali", name=None, record={"parents": []}, config={})
-    (broken.path / "run.json").write_text("{")
-    shown = cikd("runs", "--runs-dir", str(tmp_path))
-    assert str(whole.path) in shown.stdout
-    assert f"{broken.path} is left out" in shown.stderr
-
-
-def test_config_shows_what_a_teacher_hands_on(tmp_path):
-    config = {"data": "digits", "image_size": 64}
-    run = RunDir.create(tmp_path, "finetune-teacher", prefix="teacher", name=None, record={}, config=config)
-    run.finish({})
-    shown = cikd("config", "ali", "--teacher", str(run.path)).stdout
-    assert f"from {run.path}" in next(line for line in shown.splitlines() if line.startswith("image_size"))

@@ -1,11 +1,11 @@
 """Time of a run: every step that is done counts, and no guess is made before two are."""
 
 import pytest
-from cikd_cli.runs.directory import RunDir
 
 from cikd_cli.console import Bar
 from cikd_cli.engine import clock as clocks
 from cikd_cli.engine.clock import Clock, Every
+from cikd_cli.runs.directory import RunDir
 
 
 @pytest.fixture

@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from cikd_cli.runs.directory import RunDir
-from crash import command, differences, ended, fork
-from test_crash import wait_for
+from crash import command, differences, ended, fork, wait_for
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,6 +26,7 @@ from cikd_cli.methods.supervised import Supervised
 from cikd_cli.models import create_student
 from cikd_cli.models.weights import HALF, load_model
 from cikd_cli.processes.world import Hardware, World, choose_hardware
+from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.configs import FinetuneTeacherConfig
 
 

@@ -7,6 +7,7 @@ import sys
 import textwrap
 
 import pytest
+
 from cikd_cli.runs.directory import RunDir
 
 HEAVY = ("torch", "torchvision", "timm", "numpy", "scipy", "sklearn", "matplotlib")
@@ -86,7 +87,7 @@ SCRIPT = """
 import json, sys, types
 from typer.testing import CliRunner
 from cikd_cli.cli import app
-from cikd_cli.stages import STAGES
+from cikd_cli.settings.stages import STAGES
 
 seen = {}
 def take(request):

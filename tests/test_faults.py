@@ -14,15 +14,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cikd_cli.runs.directory import RunDir
-from cikd_cli.runs.lineage import newest_run
-from crash import Blow, command, differences, ended, fail, fork, live, strike
-from test_crash import contents, wait_for
-from test_runs import make
+from claimed import make
+from crash import Blow, command, contents, differences, ended, fail, fork, live, strike, wait_for
 
 from cikd_cli.engine import fit
 from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED
 from cikd_cli.runs import directory as runs_module
+from cikd_cli.runs.directory import RunDir
+from cikd_cli.runs.lineage import newest_run
 
 SAVES = ("--save-every", "0.02s", "--quiet")
 RESUME = ("lm", "--resume", "runs/broken", *SAVES)

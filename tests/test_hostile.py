@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from cikd_cli.runs.directory import RunDir
 from PIL import Image
 
 from cikd_cli.console import clean
@@ -18,6 +17,7 @@ from cikd_cli.data.named import read_chaoyang
 from cikd_cli.errors import CikdError
 from cikd_cli.files import file_word, to_json
 from cikd_cli.models.foreign import load_foreign
+from cikd_cli.runs.directory import RunDir
 
 NAMES = (
     "<script>alert(1)</script>".replace("/", "∕"),

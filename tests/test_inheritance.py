@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from cikd_cli.runs.directory import RunDir
 
 RUNS_ON = {"precision", "compile"}  # settled by the machine when the stage begins

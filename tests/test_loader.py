@@ -2,10 +2,8 @@
 
 import multiprocessing
 import os
-import pickle
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -197,26 +195,6 @@ def test_workers_persist_and_leave_signals_to_the_parent(decoded: DecodedSplit) 
     assert pids <= {child.pid for child in multiprocessing.active_children()}
 
 
-def test_a_program_that_fails_between_two_batches_ends(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import numpy as np\n"
-        "from cikd_cli.data.decode import DecodedSplit\n"
-        "from cikd_cli.data.loader import TrainLoader\n"
-        "from cikd_cli.data.splits import Split\n"
-        "from cikd_cli.data.views import ViewLaw\n"
-        "split = Split(np.zeros((8, 4, 4, 3), dtype=np.uint8), np.zeros(8, dtype=np.int64))\n"
-        "loader = TrainLoader(DecodedSplit(split), ViewLaw(4), batch_size=2, seed=0, two_views=False, workers=1)\n"
-        "for batch in loader.batches(0, 100):\n"
-        "    raise SystemExit(3)\n"
-    )
-    paths = os.pathsep.join(path for path in sys.path if path)
-    ended = subprocess.run(
-        [sys.executable, str(script)], timeout=90, check=False, env=os.environ | {"PYTHONPATH": paths}
-    )
-    assert ended.returncode == 3
-
-
 def test_a_file_that_breaks_during_training_is_one_sentence(tmp_path: Path) -> None:
     for number in range(4):
         Image.new("RGB", (9, 9)).save(tmp_path / f"{number}.png")
@@ -228,11 +206,6 @@ def test_a_file_that_breaks_during_training_is_one_sentence(tmp_path: Path) -> N
     except CikdError as error:
         told = (error.message, error.hint)
     assert told == (f"{paths[2]} cannot be read: it is empty.", "replace or delete the file")
-
-
-def test_the_error_survives_the_way_between_processes() -> None:
-    error = pickle.loads(pickle.dumps(CikdError("What.", hint="how", exit_code=1)))
-    assert (error.message, error.hint, error.exit_code) == ("What.", "how", 1)
 
 
 # --- evaluation

@@ -4,8 +4,8 @@ import re
 import shutil
 
 import pytest
-from cikd_cli.runs.directory import RunDir
 
+from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.configs import LmConfig
 
 SHORT = ("--epochs", "1", "--set", "warmup=0")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import reference
 import torch
-from test_bench import case
+from bench_case import case
 from test_taps import VARIANTS, network
 from timm.layers import GluMlp, Mlp
 from torch import nn

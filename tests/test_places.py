@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from cikd_cli.runs.directory import RunDir
 from foreign_weights import ARCHITECTURE, SIZE, features, hugging_face, network
 from timm.models import save_for_hf
 
@@ -13,6 +12,7 @@ from cikd_cli.errors import CikdError
 from cikd_cli.models.places import find_place, weights_in, whole_name
 from cikd_cli.models.pretrained import open_pretrained, own_file
 from cikd_cli.models.weights import HALF, ModelSpec, encode_model
+from cikd_cli.runs.directory import RunDir
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_drawing_changes_no_global_setting(tmp_path):
 
 def test_drawing_never_needs_pyplot(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from cikd_cli.analysis.plots import *;"
+        "import sys; from pathlib import Path; from cikd_cli.reports.plots import *;"
         f"plot_mad(Path({str(tmp_path / 'mad')!r}), [Distances('a', [[1.0]])]);"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
@@ -142,7 +142,7 @@ STRANGE = "backend: nonsense\nfont.size: 30\nsavefig.dpi: 20\naxes.grid: True\nl
 def test_nothing_of_the_environment_changes_a_picture(tmp_path, environment):
     (tmp_path / "matplotlibrc").write_text(STRANGE)
     code = (
-        "import os; from pathlib import Path; from cikd_cli.analysis.plots import *;"
+        "import os; from pathlib import Path; from cikd_cli.reports.plots import *;"
         "plot_mad(Path('mad'), [Distances('a', [[1.0]])]);"
         "print(os.environ.get('MPLBACKEND'))"
     )
@@ -161,7 +161,7 @@ def test_nothing_of_the_environment_changes_a_picture(tmp_path, environment):
 def test_a_matplotlib_that_does_not_load_is_a_sentence(tmp_path):
     (tmp_path / "matplotlibrc").write_bytes(b"font.family: \xff\n")
     code = (
-        "from pathlib import Path; from cikd_cli.analysis.plots import *; from cikd_cli.sentences import sentences\n"
+        "from pathlib import Path; from cikd_cli.reports.plots import *; from cikd_cli.cli.exits import sentences\n"
         "with sentences(): plot_mad(Path('mad'), [Distances('a', [[1.0]])])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)

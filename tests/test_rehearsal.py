@@ -11,7 +11,7 @@ from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.configs import FinetuneTeacherConfig
 from cikd_cli.settings.recipes import resolve
 from cikd_cli.settings.request import RunOptions
-from cikd_cli.training import ahead, rehearsal, teacher
+from cikd_cli.training import ahead, finetune_teacher, rehearsal
 
 CPU = Hardware((), 1)
 
@@ -19,7 +19,7 @@ CPU = Hardware((), 1)
 def teacher_job(photos, recipe):
     options = RunOptions(recipe=str(recipe))
     config = resolve(FinetuneTeacherConfig, "finetune-teacher", {"data": str(photos)}, options=options).config
-    return teacher.build(config, CPU.device)
+    return finetune_teacher.build(config, CPU.device)
 
 
 def test_a_dry_run_of_the_curriculum_costs_every_stage_and_writes_nothing(cikd, photos, recipe, tmp_path):

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cikd_cli.runs.directory import RunDir
 
 from cikd_cli.errors import EXIT_INTERRUPTED
+from cikd_cli.runs.directory import RunDir
 
 LONG = ("--epochs", "40", "--save-every", "0.001")
 

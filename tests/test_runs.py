@@ -1,33 +1,18 @@
-"""The run directory: claimed once, written whole, opened through one gate, locked by one process."""
+"""The run directory: claimed once, written whole, opened through one gate."""
 
 import json
 import math
 import multiprocessing
 import os
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
-from cikd_cli.runs.directory import RunDir
-from cikd_cli.runs.lineage import all_runs, newest_run
+from claimed import make
 
 from cikd_cli.errors import CikdError
 from cikd_cli.files import to_json, write_atomically
-from cikd_cli.runs import lineage
-
-
-def make(
-    runs_dir: Path, stage="ali", *, prefix=None, name=None, parents=(), data="digits", done=True, **extra
-) -> RunDir:
-    record = {"parents": [parent.as_parent(runs_dir) for parent in parents], "data": {"name": data}, **extra}
-    config = {"data": data, "lr": 1e-3, "mean": None, "betas": (0.9, 0.95)}
-    prefix = prefix or {"finetune-teacher": "teacher"}.get(stage, stage)
-    run = RunDir.create(runs_dir, stage, prefix=prefix, name=name, record=record, config=config)
-    if done:
-        run.weights.write_bytes(f"weights of {run.path.name}".encode())
-        run.finish({"top1": 97.5})
-    return run
+from cikd_cli.runs.directory import RunDir
 
 
 def test_a_run_is_claimed_with_its_record_and_config_and_nothing_else(tmp_path):
@@ -206,91 +191,3 @@ def test_seconds_add_up_over_a_resume(tmp_path):
     again = RunDir.open(run.path, finished=False)
     again.finish({})
     assert 100 <= again.record["seconds"] < 160
-
-
-# ---- locks ----
-
-
-def hold_until_killed(path, ready):
-    with RunDir.open(path, finished=False).lock():
-        ready.set()
-        signal.pause()
-
-
-def test_a_second_process_is_refused_and_a_killed_one_leaves_the_run_free(tmp_path):
-    run = make(tmp_path, done=False)
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    other = context.Process(target=hold_until_killed, args=(run.path, ready))
-    other.start()
-    assert ready.wait(30)
-    assert run.status == "running"
-    with pytest.raises(CikdError, match=f"in use by process {other.pid} on "), run.lock():
-        pass
-    other.kill()
-    other.join()
-    assert run.status == "interrupted"
-    with run.lock():
-        assert run.is_locked()
-
-
-def test_the_lock_file_goes_with_the_lock(tmp_path):
-    run = make(tmp_path)
-    with run.lock():
-        assert (run.path / ".lock").exists()
-    assert not (run.path / ".lock").exists()
-
-
-# ---- lineage ----
-
-
-def curriculum(runs_dir: Path) -> tuple[RunDir, RunDir, RunDir]:
-    teacher = make(runs_dir, "finetune-teacher")
-    ali = make(runs_dir, parents=[teacher])
-    return teacher, ali, make(runs_dir, "lm", parents=[teacher, ali])
-
-
-def test_the_teacher_is_found_through_the_generations_after_the_folder_moved(tmp_path):
-    teacher, ali, _ = curriculum(tmp_path / "runs")
-    grandchild = make(tmp_path / "runs", "lm", parents=[ali])
-    (tmp_path / "runs").rename(tmp_path / "moved")
-    found = RunDir.open(tmp_path / "moved" / grandchild.path.name).parent("finetune-teacher")
-    assert found.path == tmp_path / "moved" / teacher.path.name
-
-
-def test_a_parent_in_another_folder_is_remembered_by_its_whole_path(tmp_path):
-    teacher = make(tmp_path / "elsewhere", "finetune-teacher")
-    child = make(tmp_path / "runs", parents=[teacher])
-    assert child.parent("finetune-teacher").path == teacher.path
-
-
-def test_a_teacher_made_again_under_the_same_name_is_not_taken_for_the_old_one(tmp_path):
-    teacher = make(tmp_path, "finetune-teacher", name="t")
-    child = make(tmp_path, parents=[teacher])
-    teacher.weights.write_bytes(b"other weights")
-    teacher.finish({})
-    with pytest.raises(CikdError, match="was made again"):
-        child.parent("finetune-teacher")
-
-
-def test_the_newest_finished_teacher_of_the_data_set_is_found(tmp_path):
-    make(tmp_path, "finetune-teacher")
-    newest = make(tmp_path, "finetune-teacher")
-    make(tmp_path, "finetune-teacher", data="mnist")
-    make(tmp_path, "finetune-teacher", done=False)
-    assert newest_run(tmp_path, "finetune-teacher", data="digits").path == newest.path
-    assert newest_run(tmp_path, "finetune-teacher", data="pets") is None
-
-
-def test_the_tree_puts_a_run_under_its_closest_ancestor(tmp_path):
-    teacher, ali, lm = curriculum(tmp_path)
-    alone = make(tmp_path, "lm")
-    shown = [(depth, run.path) for depth, run in lineage.tree(all_runs(tmp_path))]
-    assert shown == [(0, teacher.path), (1, ali.path), (2, lm.path), (0, alone.path)]
-
-
-def test_the_tree_shows_status_epochs_and_score(tmp_path):
-    run = make(tmp_path, progress={"epoch": 3, "epochs": 60})
-    cells = dict(zip(lineage.COLUMNS, lineage.rows(all_runs(tmp_path))[0], strict=True))
-    assert cells["run"] == str(run.path)
-    assert (cells["status"], cells["epochs"], cells["top-1"]) == ("done", "3/60", "97.5")

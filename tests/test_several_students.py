@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from cikd_cli.runs.directory import RunDir
 from test_resume import _rows, stopped_after
 
 from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED
 from cikd_cli.models.frozen import FrozenTeacher
+from cikd_cli.runs.directory import RunDir
 
 LOBS = (3, 1, 2)
 

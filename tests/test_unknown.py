@@ -4,13 +4,13 @@ import re
 import sys
 
 import pytest
-from cikd_cli.runs.directory import RunDir
 from typer.testing import CliRunner
 
 from cikd_cli.cli import elsewhere
 from cikd_cli.cli.app import app
 from cikd_cli.cli.flags import settable
 from cikd_cli.cli.slurm import SlurmOptions
+from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.request import flag_name
 from cikd_cli.settings.stages import STAGES
 
