@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cikd_cli.bench.config import Stage
 from cikd_cli.bench.measure import Contest
-from cikd_cli.bench.networks import Case, Stage, build_method, build_rival
+from cikd_cli.bench.networks import Case, build_method, build_rival
 from cikd_cli.bench.reference import load_reference
 from cikd_cli.bench.timing import Act
 from cikd_cli.bench.work import random_taps, relation_losses, relation_work, step_work, tap_shapes

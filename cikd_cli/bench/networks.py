@@ -3,12 +3,13 @@
 import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from cikd_cli.bench.config import Stage
 from cikd_cli.bench.reference import load_reference
 from cikd_cli.engine.precision import DTYPES
 from cikd_cli.errors import CikdError
@@ -19,8 +20,6 @@ from cikd_cli.models.teachers import create_scratch_teacher, create_teacher
 from cikd_cli.models.vit import create_student, head_counts
 from cikd_cli.models.weights import HALF
 from cikd_cli.settings.configs import AliConfig, FinetuneTeacherConfig, LmConfig
-
-Stage = Literal["ali", "lm"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from cikd_cli.analysis import count
-from cikd_cli.bench.networks import Case, Stage, build_method, build_rival, build_student, build_teacher
+from cikd_cli.bench.config import Stage
+from cikd_cli.bench.networks import Case, build_method, build_rival, build_student, build_teacher
 from cikd_cli.bench.reference import load_reference
 from cikd_cli.data.batch import Batch
 from cikd_cli.engine.precision import DTYPES, autocast, choose_attention
