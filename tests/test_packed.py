@@ -125,4 +125,4 @@ def test_a_training_packs_its_teacher_unless_that_is_compiled(stage, compiled, m
     monkeypatch.setattr(prepare, "compile_blocks", lambda *_: None)  # no compiler is needed to see it
     monkeypatch.setattr(FrozenTeacher, "pack", lambda self: called.append(self))
     step_contest(case(precision="fp32", batch_size=4, compile=compiled), stage, CPU)
-    assert len(called) == (0 if compiled else 1)
+    assert bool(called) != compiled

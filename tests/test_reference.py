@@ -6,8 +6,9 @@ import torch
 from bench_case import CPU, case
 
 from cikd_cli.bench.contest import step_contest
-from cikd_cli.bench.networks import build_method, build_rival
+from cikd_cli.bench.networks import build_job, build_rival
 from cikd_cli.bench.reference import load_reference
+from cikd_cli.bench.work import KnownLogits
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.views import normalise
 from cikd_cli.models.frozen import FrozenTeacher
@@ -35,8 +36,8 @@ def batch(images=5):
 
 @pytest.mark.parametrize("lob", [1, 2, 3])
 def test_the_references_ali_loss_is_the_tools(lob):
-    sizes, shown = case().but(lob=lob), batch()
-    own = sum(build_method(sizes, "ali", device=CPU, precision="fp32")(shown, 9).values()).item()
+    sizes, shown = case(precision="fp32").but(lob=lob), batch()
+    own = sum(build_job(sizes, "ali", CPU).method(shown, 9).values()).item()
     images, clean = (normalise(x, HALF, HALF) for x in (shown.images, shown.teacher_images))
     theirs = sum(load_reference().ali_terms(*build_rival(sizes, "ali"), images, clean, lob=lob))
     assert own > 0
@@ -45,7 +46,7 @@ def test_the_references_ali_loss_is_the_tools(lob):
 
 def test_the_references_lm_loss_is_the_tools():
     shown = batch()
-    own = build_method(case(), "lm", device=CPU, precision="fp32")(shown, 9)
+    own = build_job(case(precision="fp32"), "lm", CPU).method(shown, 9)
     theirs = load_reference().lm_terms(*build_rival(case(), "lm"), normalise(shown.images, HALF, HALF), shown.targets)
     expected = [own["ce"].item(), (own["tckd"] + own["nckd"]).item()]
     assert [term.item() for term in theirs] == pytest.approx(expected, rel=1e-5)
@@ -54,7 +55,7 @@ def test_the_references_lm_loss_is_the_tools():
 @pytest.mark.parametrize("stage", ["ali", "lm"])
 def test_the_references_gradients_are_the_tools(stage):
     shown, rival = batch(), load_reference()
-    method = build_method(case(), stage, device=CPU, precision="fp32")
+    method = build_job(case(precision="fp32"), stage, CPU).method
     student, teacher = build_rival(case(), stage)
     images = normalise(shown.images, HALF, HALF)
     if stage == "ali":
@@ -71,10 +72,11 @@ def test_the_references_gradients_are_the_tools(stage):
 
 def test_known_logits_give_the_loss_of_the_teacher_that_made_them():
     shown = batch()
-    method = build_method(case(), "lm", device=CPU, precision="fp32")
+    method = build_job(case(precision="fp32"), "lm", CPU).method
     logits = method.teacher.logits(normalise(shown.images, HALF, HALF))
-    known = build_method(case(), "lm", device=CPU, precision="fp32", logits=logits)
-    assert {k: v.item() for k, v in known(shown, 9).items()} == {k: v.item() for k, v in method(shown, 9).items()}
+    asked = {name: term.item() for name, term in method(shown, 9).items()}
+    method.teacher = KnownLogits(logits)
+    assert {name: term.item() for name, term in method(shown, 9).items()} == asked
 
 
 def test_a_reference_step_reads_three_numbers_back_and_learns():

@@ -1,13 +1,15 @@
 """The knobs of `cikd bench`."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import PositiveInt, field_validator
 
 from cikd_cli.settings.configs import StageConfig
 from cikd_cli.settings.knob import ANALYSIS, DATA, MODELS, OPTIMISATION, Precision, knob
 
-BENCHES = ("ali", "lm", "relation-kl", "views")
+Stage = Literal["ali", "lm"]
+STEPS: tuple[Stage, ...] = get_args(Stage)
+BENCHES = (*STEPS, "relation-kl", "views")
 
 
 class BenchConfig(StageConfig):

@@ -8,18 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from cikd_cli import __version__
+from cikd_cli.console import clean
 from cikd_cli.files import write_atomically
 from cikd_cli.render import render
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.parse import kinds
+from cikd_cli.settings.recipes import data_names
 from cikd_cli.settings.stages import STAGES, STUDENT
 
 
-def write_card(run: RunDir, columns: list[str], rows: list[list[str]]) -> Path:
-    """Write the card of a finished lm run with the table of its evaluation, without paths; returns its path."""
+def write_card(run: RunDir, top1: float, columns: list[str], rows: list[list[str]]) -> Path:
+    """Write the card of a finished lm run with the table of its evaluation, without paths; returns its path.
+
+    top1: in percent, on the test images.
+    """
     record = run.record
-    name = Path(record.data.name).name
+    name, distilled = Path(record.data.name).name, run.config().get("distill", True)
     values: dict[str, Any] = {
+        "header": header(run.path.name, record.data.name, top1, distilled=run.config().get("distill", True)).split(
+            "\n"
+        ),
         "name": run.path.name,
         "version": __version__,
         "student": record.model.model_dump(),
@@ -40,6 +48,35 @@ def write_card(run: RunDir, columns: list[str], rows: list[list[str]]) -> Path:
     card = run.path / "model_card.md"
     write_atomically(card, render("model_card.md.j2", values).encode())
     return card
+
+
+def header(name: str, data: str, top1: float, *, distilled: bool) -> str:
+    """What huggingface.co reads of a card, as YAML; no licence, as that of weights and images is not known here.
+
+    name: the run's.  data: a set by its name, or a folder, which is nobody's data set on the hub.
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
+    known, name = data in data_names(), clean(name)
+    accuracy = EvalResult(
+        task_type="image-classification",
+        dataset_type=data if known else "imagefolder",
+        dataset_name=clean(Path(data).name),
+        dataset_split="test",
+        metric_type="accuracy",
+        metric_name="top-1 accuracy",
+        metric_value=round(top1 / 100, 4),  # a share, as the hub's metric of this name is
+    )
+    card = ModelCardData(
+        library_name="cikd",
+        pipeline_tag="image-classification",
+        tags=["image-classification", *(["knowledge-distillation"] if distilled else [])],
+        datasets=[data] if known else None,
+        metrics=["accuracy"],
+        model_name=name,
+        eval_results=[accuracy],
+    )
+    return card.to_yaml()
 
 
 def _settings(run: RunDir) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def run(request: Request) -> Result:
     summary = analysis.finish(summary, *files)
     if run.gives(STUDENT) and not words:
         by_name = _table(_by_name(result), teacher and _by_name(teacher))
-        out.fields([("card", str(write_card(run, *by_name)))])
+        out.fields([("card", str(write_card(run, result["top1"], *by_name)))])
     return summary
 
 

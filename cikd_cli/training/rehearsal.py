@@ -213,13 +213,14 @@ def _counted_bytes(job: Job, hardware: Hardware) -> int:
     images = max(1, config.batch_size // hardware.processes // config.accumulate)
     teacher = job.method.teacher
     networks = 4 * (_size(module(job)) * (4 if config.ema else 3) + (_size(teacher.network) if teacher else 0))
-    step = SPARE * count.peak_bytes([job.method], lambda method: _loss(job, method, images))
+    step = SPARE * count.peak_bytes([job.method], lambda method: blank_loss(job, method, images))
     sample = _few_images(job.source, 16).train
     decoded = _decoded_bytes(sample, config.decode_size) / len(sample) * len(job.source.train)
     return round(hardware.processes * (networks + step) + (decoded if decoded <= _room(job) else 0))
 
 
-def _loss(job: Job, method: Any, images: int) -> Tensor:
+def blank_loss(job: Job, method: Any, images: int) -> Tensor:
+    """The loss of so many blank images on the CPU, the teacher at its full weight; method: the job's, or a copy."""
     config = job.config
     views = torch.zeros(images, 3, config.image_size, config.image_size, dtype=torch.uint8)
     places = torch.zeros(images, dtype=torch.int64)
