@@ -25,9 +25,7 @@ def write_card(run: RunDir, top1: float, columns: list[str], rows: list[list[str
     record = run.record
     name, distilled = Path(record.data.name).name, run.config().get("distill", True)
     values: dict[str, Any] = {
-        "header": header(run.path.name, record.data.name, top1, distilled=run.config().get("distill", True)).split(
-            "\n"
-        ),
+        "header": header(run.path.name, record.data.name, top1, distilled=distilled).split("\n"),
         "name": run.path.name,
         "version": __version__,
         "student": record.model.model_dump(),
