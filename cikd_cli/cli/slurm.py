@@ -25,20 +25,20 @@ class SlurmOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
+    # fmt: off
     nodes: int = knob(1, "Machines.", panel=SLURM, ge=1)
     gpus_per_node: int = knob(1, "GPUs of each machine, a process each.", panel=SLURM, ge=1)
     cpus_per_gpu: int = knob(8, "Cores for each GPU, to load images.", panel=SLURM, ge=1)
     time: str = knob("24:00:00", "Limit of the job; 0: none.", panel=SLURM)
     grace: int = knob(
-        120, "Seconds before the limit at which the run is saved once more.", panel=SLURM, ge=1, le=_LONGEST_NOTICE
-    )
+        120, "Seconds before the limit at which the run is saved once more.", panel=SLURM, ge=1, le=_LONGEST_NOTICE)
     mem: str | None = knob(
-        None, "Memory of each machine, e.g. 64G.", panel=SLURM, unset="the cluster's default", pattern=_WORD
-    )
+        None, "Memory of each machine, e.g. 64G.", panel=SLURM, unset="the cluster's default", pattern=_WORD)
     partition: str | None = knob(None, "Partition.", panel=SLURM, pattern=_WORD)
     account: str | None = knob(None, "Account that pays.", panel=SLURM, pattern=_WORD)
     qos: str | None = knob(None, "Quality of service.", panel=SLURM, pattern=_WORD)
     constraint: str | None = knob(None, "Features that the machines must have.", panel=SLURM, pattern=_WORD)
+    # fmt: on
 
     @field_validator("time")
     @classmethod

@@ -35,129 +35,58 @@ class RunOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
+    # fmt: off
     recipe: str | None = knob(
-        None,
-        "Recipe name or .toml file.",
-        panel=OPTIMISATION,
-        first=True,
-        unset="the data set's own",
-        commands=LONG | Kind.BENCH,
-    )
+        None, "Recipe name or .toml file.", panel=OPTIMISATION, first=True, unset="the data set's own",
+        commands=LONG | Kind.BENCH)
     config: str | None = knob(
-        None, "TOML file of settings, such as a run's config.toml.", panel=OPTIMISATION, metavar="FILE"
-    )
+        None, "TOML file of settings, such as a run's config.toml.", panel=OPTIMISATION, metavar="FILE")
     set: tuple[str, ...] = knob(
-        (),
-        "Set any knob, e.g. betas=0.9,0.95; may be repeated.",
-        panel=OPTIMISATION,
-        first=True,
-        metavar="KEY=VALUE",
-    )
+        (), "Set any knob, e.g. betas=0.9,0.95; may be repeated.", panel=OPTIMISATION, first=True, metavar="KEY=VALUE")
     gpus: str | None = knob(
-        None,
-        "How many GPUs, 'all', a list such as 0,2, or 'cpu'.",
-        panel=HARDWARE,
-        first=True,
-        metavar="N|all|0,2|cpu",
-        unset="one if there is one",
-        role=Role.RESUMABLE,
-        in_a_job=_GPUS_OF_A_JOB,
-    )
+        None, "How many GPUs, 'all', a list such as 0,2, or 'cpu'.", panel=HARDWARE, first=True,
+        metavar="N|all|0,2|cpu", unset="one if there is one", role=Role.RESUMABLE, in_a_job=_GPUS_OF_A_JOB)
     processes: int | None = knob(
-        None,
-        "Processes to share the work with --gpus cpu.",
-        panel=HARDWARE,
-        in_a_job=_GPUS_OF_A_JOB,
-        role=Role.RESUMABLE,
-        commands=LONG,
-        ge=1,
-    )
+        None, "Processes to share the work with --gpus cpu.", panel=HARDWARE, in_a_job=_GPUS_OF_A_JOB,
+        role=Role.RESUMABLE, commands=LONG, ge=1)
     workers: int | None = knob(
-        None,
-        "Processes that load images.",
-        panel=HARDWARE,
-        unset="by the machine",
-        role=Role.RESUMABLE,
-        commands=LONG | Kind.ANALYSIS,
-        ge=0,
-    )
+        None, "Processes that load images.", panel=HARDWARE, unset="by the machine", role=Role.RESUMABLE,
+        commands=LONG | Kind.ANALYSIS, ge=0)
     views: Literal["auto", "cpu", "device"] = knob(
         "auto",
-        "cpu: image by image; device: a batch at a time, where the networks are; auto: the latter on a GPU that has "
-        "room for the images, and of small images on a CPU without --workers.",
-        panel=HARDWARE,
-        role=Role.RESUMABLE,
-        commands=LONG,
-    )
+        "cpu: image by image; device: a batch at a time, where the networks are; auto: the latter on a GPU that has"
+        " room for the images, and of small images on a CPU without --workers.",
+        panel=HARDWARE, role=Role.RESUMABLE, commands=LONG)
     runs_dir: str = knob(
-        "runs",
-        "Folder in which runs lie.",
-        panel=RUN,
-        metavar="DIR",
-        variable=RUNS_DIR_VARIABLE,
-        role=Role.RESUMABLE,
-        commands=LONG | Kind.ANALYSIS,
-    )
+        "runs", "Folder in which runs lie.", panel=RUN, metavar="DIR", variable=RUNS_DIR_VARIABLE, role=Role.RESUMABLE,
+        commands=LONG | Kind.ANALYSIS)
     name: str | None = knob(
-        None,
-        "Name of the run's folder.",
-        panel=RUN,
-        first=True,
-        unset="the next number, as in ali-001",
-        commands=Kind.TRAINING,
-    )
+        None, "Name of the run's folder.", panel=RUN, first=True, unset="the next number, as in ali-001",
+        commands=Kind.TRAINING)
     resume: str | None = knob(
-        None,
-        "Continue this run, in place.",
-        panel=RUN,
-        first=True,
-        metavar="RUN",
-        commands=Kind.TRAINING,
-        in_a_job="--name with the name of that run goes on with it",
-    )
+        None, "Continue this run, in place.", panel=RUN, first=True, metavar="RUN", commands=Kind.TRAINING,
+        in_a_job="--name with the name of that run goes on with it")
     save_every: str = knob(
-        "10m",
-        "Time between checkpoints (30s, 10m, 2h; 10: minutes), or epochs (5e).",
-        panel=RUN,
-        metavar="30s|10m|2h|5e",
-        role=Role.RESUMABLE,
-        commands=LONG,
-    )
+        "10m", "Time between checkpoints (30s, 10m, 2h; 10: minutes), or epochs (5e).", panel=RUN,
+        metavar="30s|10m|2h|5e", role=Role.RESUMABLE, commands=LONG)
     go_on: bool = knob(
         False,
         "With --name: go on with the run of that name if it is there, so that the same command can be given again.",
-        panel=RUN,
-        flag="--continue",
-        commands=Kind.TRAINING,
-    )
+        panel=RUN, flag="--continue", commands=Kind.TRAINING)
     stall_after: str = knob(
         "10m",
         "Of several processes: end all, naming the one that the others wait for, when none has moved for this long.",
-        panel=HARDWARE,
-        metavar="30s|10m|2h",
-        role=Role.RESUMABLE,
-        commands=LONG,
-    )
+        panel=HARDWARE, metavar="30s|10m|2h", role=Role.RESUMABLE, commands=LONG)
     quiet: bool = knob(False, "Print warnings and errors only.", panel=RUN, role=Role.RESUMABLE)
     as_json: bool = knob(
-        False, "Print the final summary as one JSON object.", panel=RUN, flag="--json", role=Role.RESUMABLE
-    )
+        False, "Print the final summary as one JSON object.", panel=RUN, flag="--json", role=Role.RESUMABLE)
     dry_run: bool = knob(
-        False,
-        "Check everything, take two steps, print the plan, and stop.",
-        panel=RUN,
-        first=True,
-        role=Role.RESUMABLE,
-        commands=LONG,
-        in_a_job="try it outside of a job",
-    )
+        False, "Check everything, take two steps, print the plan, and stop.", panel=RUN, first=True,
+        role=Role.RESUMABLE, commands=LONG, in_a_job="try it outside of a job")
     fresh: bool = knob(
-        False,
-        "Start every stage anew instead of continuing what is there.",
-        panel=RUN,
-        first=True,
-        commands=Kind.CURRICULUM,
-    )
+        False, "Start every stage anew instead of continuing what is there.", panel=RUN, first=True,
+        commands=Kind.CURRICULUM)
+    # fmt: on
 
     @field_validator("save_every")
     @classmethod
