@@ -194,8 +194,11 @@ def create_timm(name: str, *, num_classes: int, image_size: int, drop_path: floa
             raise CikdError(f"timm cannot build {name} at {image_size} px: {told}.") from error
 
 
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
 class _Vit(TypedDict):
-    __pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)  # type: ignore[misc]
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
     width: Size
     depth: Size
     heads: list[Size]
@@ -207,7 +210,7 @@ class _Student(_Vit):
 
 
 class _Timm(TypedDict):
-    __pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)  # type: ignore[misc]
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
     name: str
     drop_path: NotRequired[Share]
 
@@ -224,33 +227,15 @@ class Builder:
         TypeAdapter(self.arguments).validate_python(arguments)
 
 
-def _student(
-    *,
-    num_classes: int,
-    image_size: int,
-    width: int,
-    depth: int,
-    heads: list[int],
-    patch_size: int,
-    drop_path: float = 0.0,
-) -> nn.Module:
-    student: nn.Module = vit.create_student(
-        vit.CUSTOM,
-        num_classes=num_classes,
-        image_size=image_size,
-        patch_size=patch_size,
-        end_heads=heads[0],
-        width=width,
-        depth=depth,
-        heads=heads[len(heads) // 2],
-        drop_path=drop_path,
-    )
-    return student
+def _student(*, heads: list[int], drop_path: float = 0.0, **shape: Any) -> nn.Module:
+    counts = {"end_heads": heads[0], "heads": heads[len(heads) // 2]}
+    made: nn.Module = vit.create_student(vit.CUSTOM, drop_path=drop_path, **counts, **shape)
+    return made
 
 
-def _scratch(*, heads: list[int], **settings: Any) -> nn.Module:
-    teacher: nn.Module = create_scratch_teacher(heads=heads[0], **settings)
-    return teacher
+def _scratch(*, heads: list[int], **shape: Any) -> nn.Module:
+    made: nn.Module = create_scratch_teacher(heads=heads[0], **shape)
+    return made
 
 
 # Every kind that a weights file may name; `timm` is any of timm's networks, by its name.
