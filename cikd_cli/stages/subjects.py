@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cikd_cli.models.pretrained import is_pretrained_name, open_pretrained, own_file
+from cikd_cli.models.pretrained import is_pretrained_name, open_pretrained
 from cikd_cli.models.spec import ModelSpec
-from cikd_cli.models.weights import load_model
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.stages import TEACHER
+from cikd_cli.training.networks import load_run, open_own
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ def open_subject(name: str, *, image_size: int | None = None) -> Subject:
     run = find_run(name)
     if run is not None:
         return open_run(run)
-    own = own_file(name)
+    own = open_own(name)
     if own is not None:
-        return Subject(name, own.name, *load_model(own))
+        return Subject(name, Path(name).name, *own)
     found = open_pretrained(name, num_classes=0, image_size=image_size)
     spec = ModelSpec.describe(found.model, found.architecture, classes=(), mean=found.mean, std=found.std)
     return Subject(name, Path(name).name if Path(name).exists() else name, found.model.eval(), spec)
@@ -60,7 +60,7 @@ def open_subject(name: str, *, image_size: int | None = None) -> Subject:
 
 def open_run(run: RunDir) -> Subject:
     """The network of a run that RunDir.open let pass."""
-    return Subject(str(run.path), str(run.path), *load_model(run.weights), run)
+    return Subject(str(run.path), str(run.path), *load_run(run), run)
 
 
 def teacher_of(run: RunDir) -> RunDir | None:

@@ -16,7 +16,6 @@ from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.network import describe, patch_size
 from cikd_cli.models.places import whole_name
 from cikd_cli.models.spec import ModelSpec
-from cikd_cli.models.weights import load_model
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.batch_size import fitting_batch
 from cikd_cli.settings.configs import StudentConfig, TrainingConfig
@@ -24,7 +23,7 @@ from cikd_cli.settings.methods import FinetuneTeacherConfig
 from cikd_cli.settings.stages import CLASSES, STUDENT, TEACHER, Stage
 from cikd_cli.training.images import check_same_images, data_facts, mostly_there, open_source
 from cikd_cli.training.logit_cache import open_cache
-from cikd_cli.training.networks import check_recorded_heads, load_trunk, named_network, new_student, seeded
+from cikd_cli.training.networks import load_run, load_trunk, named_network, new_student, seeded
 
 Warn = Callable[[str], None]
 
@@ -173,8 +172,7 @@ def _look_up(stage: Stage, config: StudentConfig, device: torch.device) -> tuple
 
 def _open_teacher(run: RunDir, config: StudentConfig, source: DataSource | None) -> tuple[Any, ModelSpec]:
     """The network and spec of a teacher run; its classes and data must be those of `source`."""
-    model, spec = load_model(run.weights)
-    check_recorded_heads(run, spec)
+    model, spec = load_run(run)
     command = f"cikd finetune-teacher --data {config.data}"
     patch = patch_size(model) or 1
     if spec.image_size % patch:

@@ -93,8 +93,7 @@ def new_student(
 def load_trunk(run: RunDir, *, classes: tuple[str, ...], drop_path: float, seed: int) -> tuple[nn.Module, ModelSpec]:
     """The student of a run with a fresh classifier for `classes`, or none."""
     with seeded(seed):  # for the classifier, which is new (docs/method.md)
-        trained, spec = load_model(run.weights)
-        check_recorded_heads(run, spec)
+        trained, spec = load_run(run)
         spec = spec.with_classes(classes, drop_path=drop_path)
         student = spec.build()
     old = classifier_names(trained)
@@ -111,8 +110,18 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def check_recorded_heads(run: RunDir, spec: ModelSpec) -> None:
-    """Refuse weights whose head list is not the one their run recorded."""
+def open_own(word: str, *, giving: str | None = None) -> tuple[nn.Module, ModelSpec, RunDir | None] | None:
+    """The network of a run, which has to give this, or of a file that cikd wrote; None for any other word."""
+    if is_file(Path(word) / "run.json"):
+        run = RunDir.open(word, giving=giving)
+        return *load_run(run), run
+    own = own_file(word)
+    return (*load_model(own), None) if own is not None else None
+
+
+def load_run(run: RunDir) -> tuple[nn.Module, ModelSpec]:
+    """The network of a run that RunDir.open let pass; CikdError for weights with other heads than it recorded."""
+    model, spec = load_model(run.weights)
     recorded = tuple(run.record.model.heads)
     if recorded != spec.heads:
         raise CikdError(
@@ -120,6 +129,7 @@ def check_recorded_heads(run: RunDir, spec: ModelSpec) -> None:
             "the same tensors with other heads are another network.",
             hint="copy the run again, whole, or train it again",
         )
+    return model, spec
 
 
 def _new_classifier(model: nn.Module) -> None:
@@ -158,27 +168,21 @@ def _start(config: FinetuneTeacherConfig, classes: int) -> Start:
             heads=config.teacher_heads,
         )
         return Start(model, "scratch", HALF, HALF, "from scratch", pretrained=False)
-    path = Path(config.teacher)
-    if is_file(path / "run.json"):
-        parent = RunDir.open(path, giving=TEACHER)
-        model, spec = _own_weights(parent.weights, config, classes)
-        check_recorded_heads(parent, spec)
-        return Start(model, spec.name, spec.mean, spec.std, f"from {parent.path}", parent=parent)
-    own = own_file(config.teacher)
+    own = open_own(config.teacher, giving=TEACHER)
     if own is not None:
-        model, spec = _own_weights(own, config, classes)
-        return Start(model, spec.name, spec.mean, spec.std, f"from {own}")
+        model, spec, parent = own
+        _adapt(model, spec, config, classes)
+        origin = f"from {parent.path if parent else own_file(config.teacher)}"
+        return Start(model, spec.name, spec.mean, spec.std, origin, parent=parent)
     found = open_pretrained(
         config.teacher, num_classes=classes, image_size=config.image_size, architecture=config.teacher_arch
     )
     return Start(found.model, found.architecture, found.mean, found.std, found.origin)
 
 
-def _own_weights(path: Path, config: FinetuneTeacherConfig, classes: int) -> tuple[nn.Module, ModelSpec]:
-    model: Any
-    model, spec = load_model(path)
+def _adapt(model: Any, spec: ModelSpec, config: FinetuneTeacherConfig, classes: int) -> None:
+    """Give a network of ours another image size and a classifier for other classes."""
     check_patch(config.image_size, model.patch_embed.patch_size[0])
     if spec.image_size != config.image_size:
         model.set_input_size(img_size=config.image_size)
     model.reset_classifier(classes)
-    return model, spec
