@@ -22,7 +22,7 @@ def stage(monkeypatch):
     seen = []
 
     def put(act=lambda _: {}):
-        for name in ("cikd_cli.bench.command", "cikd_cli.training.ali"):
+        for name in ("cikd_cli.bench.command", "cikd_cli.stages.train"):
             module = types.ModuleType(name)
             module.run = lambda request: (seen.append(request), act(request))[1]
             monkeypatch.setitem(sys.modules, name, module)
