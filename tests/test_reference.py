@@ -11,6 +11,7 @@ from cikd_cli.bench.reference import load_reference
 from cikd_cli.bench.work import KnownLogits
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.views import normalise
+from cikd_cli.methods import Moment
 from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.spec import HALF
 
@@ -37,7 +38,7 @@ def batch(images=5):
 @pytest.mark.parametrize("lob", [1, 2, 3])
 def test_the_references_ali_loss_is_the_tools(lob):
     sizes, shown = case(precision="fp32").but(lob=lob), batch()
-    own = sum(build_job(sizes, "ali", CPU).method(shown, 9).values()).item()
+    own = sum(build_job(sizes, "ali", CPU).method(shown, Moment(9)).values()).item()
     images, clean = (normalise(x, HALF, HALF) for x in (shown.images, shown.teacher_images))
     theirs = sum(load_reference().ali_terms(*build_rival(sizes, "ali"), images, clean, lob=lob))
     assert own > 0
@@ -46,7 +47,7 @@ def test_the_references_ali_loss_is_the_tools(lob):
 
 def test_the_references_lm_loss_is_the_tools():
     shown = batch()
-    own = build_job(case(precision="fp32"), "lm", CPU).method(shown, 9)
+    own = build_job(case(precision="fp32"), "lm", CPU).method(shown, Moment(9))
     theirs = load_reference().lm_terms(*build_rival(case(), "lm"), normalise(shown.images, HALF, HALF), shown.targets)
     expected = [own["ce"].item(), (own["tckd"] + own["nckd"]).item()]
     assert [term.item() for term in theirs] == pytest.approx(expected, rel=1e-5)
@@ -63,7 +64,7 @@ def test_the_references_gradients_are_the_tools(stage):
     else:
         theirs = rival.lm_terms(student, teacher, images, shown.targets)
     sum(theirs).backward()
-    sum(method(shown, 9).values()).backward()
+    sum(method(shown, Moment(9)).values()).backward()
     for (name, own), other in zip(method.student.named_parameters(), student.parameters(), strict=True):
         assert (own.grad is None) == (other.grad is None), name
         if own.grad is not None:
@@ -74,9 +75,9 @@ def test_known_logits_give_the_loss_of_the_teacher_that_made_them():
     shown = batch()
     method = build_job(case(precision="fp32"), "lm", CPU).method
     logits = method.teacher.logits(normalise(shown.images, HALF, HALF))
-    asked = {name: term.item() for name, term in method(shown, 9).items()}
+    asked = {name: term.item() for name, term in method(shown, Moment(9)).items()}
     method.teacher = KnownLogits(logits)
-    assert {name: term.item() for name, term in method(shown, 9).items()} == asked
+    assert {name: term.item() for name, term in method(shown, Moment(9)).items()} == asked
 
 
 def test_a_reference_step_reads_three_numbers_back_and_learns():
