@@ -7,7 +7,8 @@ from cikd_cli.runs.chain import check_resume, resolve_curriculum, stage_request
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.runs.inheritance import DATA_KNOBS, STUDENT_KNOBS, inherited_settings
 from cikd_cli.settings.configs import AliConfig, FinetuneTeacherConfig
-from cikd_cli.settings.recipes import MAY_DIFFER, recipe_names
+from cikd_cli.settings.names import recipe_names
+from cikd_cli.settings.recipes import MAY_DIFFER
 from cikd_cli.settings.request import Request, RunOptions
 
 

@@ -5,7 +5,8 @@ import pytest
 from cikd_cli.errors import CikdError
 from cikd_cli.render import template_root
 from cikd_cli.settings.configs import AliConfig, EvalConfig, FinetuneTeacherConfig, LmConfig
-from cikd_cli.settings.recipes import SECTIONS, data_names, load_recipe, recipe_names, resolve
+from cikd_cli.settings.names import data_names, recipe_names
+from cikd_cli.settings.recipes import SECTIONS, load_recipe, resolve
 from cikd_cli.settings.request import RunOptions
 
 

@@ -14,8 +14,9 @@ from cikd_cli.runs.directory import RunDir, open_classifier
 from cikd_cli.runs.inheritance import resolve_stage
 from cikd_cli.runs.reading import locate, nearest_run, no_run
 from cikd_cli.settings.configs import CurriculumConfig, FinetuneTeacherConfig, StageConfig
+from cikd_cli.settings.names import check_data, data_name, data_names, no_images
 from cikd_cli.settings.patches import check_patch, patch_of
-from cikd_cli.settings.recipes import SECTIONS, check_data, data_name, data_names, load_recipe, no_images
+from cikd_cli.settings.recipes import SECTIONS, load_recipe
 from cikd_cli.settings.request import Request, Resolved, gpu_numbers
 from cikd_cli.settings.stages import Stage
 

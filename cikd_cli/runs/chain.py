@@ -8,8 +8,9 @@ from cikd_cli.errors import CikdError
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.runs.inheritance import DATA_KNOBS, STUDENT_KNOBS, student_settings
 from cikd_cli.settings.configs import CurriculumConfig, StageConfig
+from cikd_cli.settings.names import data_name
 from cikd_cli.settings.parse import suggestion
-from cikd_cli.settings.recipes import MAY_DIFFER, SECTIONS, data_name, resolve, typed_values
+from cikd_cli.settings.recipes import MAY_DIFFER, SECTIONS, resolve, typed_values
 from cikd_cli.settings.request import Request, Resolved, flag_name
 
 DEFAULT_DATA = "digits"  # embedded in scikit-learn: `cikd run` needs no download

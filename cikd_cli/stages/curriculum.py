@@ -17,7 +17,8 @@ from cikd_cli.runs import chain
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.runs.lineage import all_runs
 from cikd_cli.settings.configs import CurriculumConfig
-from cikd_cli.settings.recipes import MAY_DIFFER, data_name
+from cikd_cli.settings.names import data_name
+from cikd_cli.settings.recipes import MAY_DIFFER
 from cikd_cli.settings.request import Request, Resolved, RunOptions
 from cikd_cli.settings.stages import STAGES
 from cikd_cli.system import memory

@@ -14,15 +14,16 @@ from cikd_cli.console import Reporter
 from cikd_cli.data.sources import DataSource, load_source
 from cikd_cli.data.views import ViewLaw
 from cikd_cli.engine.optim import parameter_groups
-from cikd_cli.errors import CikdError
+from cikd_cli.errors import CikdError, listed
 from cikd_cli.files import is_file
 from cikd_cli.models.logit_cache import TeacherCache
 from cikd_cli.models.vit import create_student
 from cikd_cli.models.weights import HALF, ModelSpec, load_model
 from cikd_cli.runs.directory import RunDir
+from cikd_cli.runs.reading import COPY_AGAIN
 from cikd_cli.settings.batch_size import fitting_batch
 from cikd_cli.settings.configs import DataConfig, StudentConfig, TrainingConfig
-from cikd_cli.settings.recipes import no_images
+from cikd_cli.settings.names import no_images
 from cikd_cli.training.held_out import remember
 
 WARNING = "warning"  # the label of a fact that is told as one
@@ -134,8 +135,8 @@ def open_teacher(config: StudentConfig, source: DataSource | None) -> tuple[RunD
         return run, model, spec
     if spec.classes != source.classes:
         raise CikdError(
-            f"The teacher {run.path} knows {spec.num_classes} classes ({_some(spec.classes)}), "
-            f"{config.data} has {len(source.classes)} ({_some(source.classes)}).",
+            f"The teacher {run.path} knows {spec.num_classes} classes ({listed(spec.classes)}), "
+            f"{config.data} has {len(source.classes)} ({listed(source.classes)}).",
             hint=command,
         )
     if run.record["data"]["fingerprint"] != source.fingerprint and not _mostly_there(run, source):
@@ -154,7 +155,7 @@ def check_recorded_heads(run: RunDir, spec: ModelSpec) -> None:
         raise CikdError(
             f"{run.path} records {list(recorded)} heads, its weights file says {list(spec.heads)}; "
             "the same tensors with other heads are another network.",
-            hint="copy the run again, whole, or train it again",
+            hint=COPY_AGAIN,
         )
 
 
@@ -257,7 +258,3 @@ def describe_teacher(run: RunDir | None, spec: ModelSpec, model: VisionTransform
 def _class_range(source: DataSource) -> str:
     counts = np.bincount(source.train.labels, minlength=len(source.classes)).tolist()
     return f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,}–{max(counts):,}"
-
-
-def _some(classes: tuple[str, ...]) -> str:
-    return ", ".join(classes[:3]) + (", …" if len(classes) > 3 else "")

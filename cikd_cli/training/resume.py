@@ -16,8 +16,9 @@ from cikd_cli.runs.chain import RESUME_OPTIONS, check_resume
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.runs.lineage import all_runs
 from cikd_cli.settings.configs import TrainingConfig
+from cikd_cli.settings.names import data_name
 from cikd_cli.settings.parse import validate
-from cikd_cli.settings.recipes import data_name, typed_values
+from cikd_cli.settings.recipes import typed_values
 from cikd_cli.settings.request import Request, RunOptions, flag_name
 from cikd_cli.training import header, held_out
 from cikd_cli.training.execute import Begun, check_images, stored_config, told_with, train
