@@ -30,7 +30,7 @@ from fuzz_seeds import make_seeds
 
 from cikd_cli.data.images import open_image, pillow_silenced, probe
 from cikd_cli.engine.checkpoint import UNSIGNED, load_checkpoint, read_about, sign
-from cikd_cli.engine.optim import LABEL_NO_DECAY
+from cikd_cli.engine.optim import parameter_groups
 from cikd_cli.errors import CikdError
 from cikd_cli.files import file_sha256, to_json
 from cikd_cli.models.foreign import load_foreign
@@ -42,12 +42,12 @@ from cikd_cli.runs import lineage
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.runs.inheritance import inherited_settings
 from cikd_cli.runs.lineage import all_runs, damaged_runs
-from cikd_cli.settings.configs import LmConfig
-from cikd_cli.settings.recipes import SECTIONS, load_recipe, resolve
+from cikd_cli.settings.methods import LmConfig
+from cikd_cli.settings.recipes import load_recipe, resolve
 from cikd_cli.settings.request import RunOptions
+from cikd_cli.settings.stages import sections
 from cikd_cli.stages.subjects import teacher_of
 from cikd_cli.training.execute import stored_config
-from cikd_cli.training.job import trainable_groups
 
 SECONDS = 5  # a file
 MEMORY = 1e9  # bytes that the process may hold, everything it has imported included, but for code mapped from files
@@ -143,8 +143,11 @@ class Loaders:
         def read() -> None:
             model, _ = load_model(self.run / "model.safetensors")
             run = RunDir.open(self.run)
-            optimizer = torch.optim.AdamW(trainable_groups(model, stored_config(run, LmConfig), LABEL_NO_DECAY))
-            load_checkpoint(run, model=model, optimizer=optimizer, average=None, warn=lambda _: None)
+            method = torch.nn.ModuleDict({"student": model})
+            config = stored_config(run, LmConfig)
+            decay = {"weight_decay": config.weight_decay, "layer_decay": config.layer_decay}
+            optimizer = torch.optim.AdamW(parameter_groups(method, model, **decay))
+            load_checkpoint(run, method=method, optimizer=optimizer, average=None, warn=lambda _: None)
 
         return path, read
 
@@ -159,7 +162,7 @@ class Loaders:
 
         def read() -> None:
             load_recipe(str(path))
-            for section, config_class in SECTIONS.items():
+            for section, config_class in sections().items():
                 resolve(config_class, section, {}, options=RunOptions(recipe=str(path)))
 
         return path, read
@@ -188,7 +191,7 @@ class Loaders:
         stored_config(run, LmConfig)
         teacher_of(run)
         write_card(run, ["", "top-1"], [["student", "50"]])
-        page.page({"lm": run}, [["student", "50"]], [], run.record["argv"])
+        page.page({"lm": run}, [["student", "50"]], [], run.record.argv)
         history = page.history("lm", run)
         if draw:
             plot_curves(self.work / "curves", [history])

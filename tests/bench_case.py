@@ -3,7 +3,7 @@
 import torch
 
 from cikd_cli.bench.networks import Case
-from cikd_cli.settings.configs import AliConfig, FinetuneTeacherConfig, LmConfig
+from cikd_cli.settings.methods import AliConfig, FinetuneTeacherConfig, LmConfig
 
 CPU = torch.device("cpu")
 TINY = {"teacher": "scratch", "teacher_width": 24, "teacher_depth": 3, "teacher_heads": 3, "teacher_patch": 8}

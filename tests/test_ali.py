@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.views import normalise
-from cikd_cli.engine.optim import ALI_NO_DECAY, create_optimizer, parameter_groups, set_learning_rate
+from cikd_cli.engine.optim import create_optimizer, parameter_groups, set_learning_rate
 from cikd_cli.errors import CikdError
+from cikd_cli.methods import Moment
 from cikd_cli.methods.ali import Ali, ali_loss, learning_objective_block
 from cikd_cli.models import QKV, create_student, tap_qkv
 from cikd_cli.models.frozen import FrozenTeacher
@@ -63,10 +64,10 @@ def total(terms: dict[str, Tensor]) -> Tensor:
 
 def step(ali: Ali, rate: float = 1e-2) -> None:
     """One AdamW step with weight decay, as the engine makes it."""
-    settings = {"depth": 4, "weight_decay": 0.5, "layer_decay": 1.0, "no_decay": ALI_NO_DECAY}
-    optimizer = create_optimizer(parameter_groups(ali.student, **settings), betas=(0.9, 0.95))
+    settings = {"weight_decay": 0.5, "layer_decay": 1.0, "token_decay": True}
+    optimizer = create_optimizer(parameter_groups(ali.student, ali.student, **settings), betas=(0.9, 0.95))
     set_learning_rate(optimizer, rate)
-    total(ali.train()(batch(), 0)).backward()
+    total(ali.train()(batch(), Moment(0))).backward()
     optimizer.step()
 
 
@@ -91,7 +92,7 @@ def test_one_kind_of_relation_can_be_asked_for(kind):
     terms = ali_loss(pairs, relations=[kind])
     assert list(terms) == [kind]
     assert torch.equal(terms[kind], ali_loss(pairs)[kind])
-    assert list(method(**{"qk": kind == "qk", "vv": kind == "vv"})(batch(), 0)) == [kind]
+    assert list(method(**{"qk": kind == "qk", "vv": kind == "vv"})(batch(), Moment(0))) == [kind]
 
 
 def test_no_kind_of_relation_is_refused():
@@ -103,8 +104,8 @@ def test_the_teacher_sees_the_clean_view_and_the_student_the_jittered_one():
     ali = method().eval()
     with torch.no_grad():
         student = tap_qkv(ali.student, normalise(batch().images, MEAN, STD), [1, 4])
-        teacher = tap_qkv(ali.teacher.vit, normalise(batch().teacher_images, MEAN, STD), [1, 2])
-        terms = ali(batch(), 0)
+        teacher = tap_qkv(ali.teacher.network, normalise(batch().teacher_images, MEAN, STD), [1, 2])
+        terms = ali(batch(), Moment(0))
     expected = reference.ali_loss([(teacher[1], student[1]), (teacher[2], student[4])])
     assert total(terms).item() == pytest.approx(expected, rel=1e-4)
 
@@ -113,34 +114,34 @@ def test_with_one_view_both_see_the_same_images():
     ali = method().eval()
     same = batch(two_views=False)
     torch.testing.assert_close(
-        total(ali(same, 0)), total(ali(Batch(same.images, None, same.images.clone(), same.index), 0))
+        total(ali(same, Moment(0))), total(ali(Batch(same.images, None, same.images.clone(), same.index), Moment(0)))
     )
 
 
 def test_labels_are_never_read():
-    total(method()(batch(targets=Poison()), 0)).backward()
+    total(method()(batch(targets=Poison()), Moment(0))).backward()
 
 
 def test_lob_1_taps_the_teachers_first_block_for_both_pairs():
     ali = method(pairs=((1, 1), (1, 4))).eval()
     with torch.no_grad():
         student = tap_qkv(ali.student, normalise(batch().images, MEAN, STD), [1, 4])
-        teacher = tap_qkv(ali.teacher.vit, normalise(batch().teacher_images, MEAN, STD), [1])[1]
-        terms = ali(batch(), 0)
+        teacher = tap_qkv(ali.teacher.network, normalise(batch().teacher_images, MEAN, STD), [1])[1]
+        terms = ali(batch(), Moment(0))
     expected = reference.ali_loss([(teacher, student[1]), (teacher, student[4])])
     assert total(terms).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_teacher_runs_no_further_than_its_block():
     ali = method()
-    ali.teacher.vit.blocks[1].mlp.register_forward_pre_hook(lambda *_: pytest.fail("ran past the projection"))
-    ali.teacher.vit.blocks[2].norm1.register_forward_pre_hook(lambda *_: pytest.fail("ran past block 2"))
-    ali(batch(), 0)
+    ali.teacher.network.blocks[1].mlp.register_forward_pre_hook(lambda *_: pytest.fail("ran past the projection"))
+    ali.teacher.network.blocks[2].norm1.register_forward_pre_hook(lambda *_: pytest.fail("ran past block 2"))
+    ali(batch(), Moment(0))
 
 
 def test_what_lies_behind_the_last_projection_gets_no_gradient_and_all_before_it_does():
     ali = method()
-    total(ali(batch(), 0)).backward()
+    total(ali(batch(), Moment(0))).backward()
     without = {name for name, p in ali.student.named_parameters() if p.grad is None}
     behind = ("attn.proj.weight", "attn.proj.bias", "norm2.weight", "norm2.bias")
     mlp = ("mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight", "mlp.fc2.bias")
@@ -149,7 +150,7 @@ def test_what_lies_behind_the_last_projection_gets_no_gradient_and_all_before_it
 
 def test_what_gets_no_gradient_says_so_for_several_processes_to_know():
     ali = method()
-    total(ali(batch(), 0)).backward()
+    total(ali(batch(), Moment(0))).backward()
     assert {n for n, p in ali.named_parameters() if p.requires_grad} == {
         n for n, p in ali.named_parameters() if p.grad is not None
     }
@@ -159,14 +160,14 @@ def test_a_head_gets_no_gradient_either():
     ali = method()
     ali.student.reset_classifier(7)
     ali = Ali(ali.student, ali.teacher, pairs=ali.pairs, mean=MEAN, std=STD)
-    total(ali(batch(), 0)).backward()
+    total(ali(batch(), Moment(0))).backward()
     assert ali.student.head.weight.grad is None
     assert not ali.student.head.weight.requires_grad
 
 
 def test_a_shallower_last_pair_freezes_all_blocks_behind_it():
     ali = method(pairs=((1, 1),))
-    total(ali(batch(), 0)).backward()
+    total(ali(batch(), Moment(0))).backward()
     trained = {name for name, p in ali.student.named_parameters() if p.grad is not None}
     embedding = {"cls_token", "patch_embed.proj.weight", "patch_embed.proj.bias"}
     first = {f"blocks.0.{name}.{kind}" for name in ("norm1", "attn.qkv") for kind in ("weight", "bias")}
@@ -185,10 +186,10 @@ def test_weight_decay_does_not_move_what_gets_no_gradient():
 
 def test_the_teacher_is_unchanged_after_a_step_and_has_no_gradient():
     ali = method()
-    before = {name: tensor.clone() for name, tensor in ali.teacher.vit.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in ali.teacher.network.state_dict().items()}
     step(ali)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in ali.teacher.vit.state_dict().items())
-    assert all(p.grad is None and not p.requires_grad for p in ali.teacher.vit.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in ali.teacher.network.state_dict().items())
+    assert all(p.grad is None and not p.requires_grad for p in ali.teacher.network.parameters())
 
 
 def test_the_teacher_is_neither_a_parameter_nor_saved_with_the_method():
@@ -201,34 +202,34 @@ def test_the_teacher_is_neither_a_parameter_nor_saved_with_the_method():
 def test_training_the_method_leaves_the_teacher_in_eval_mode():
     ali = method().train()
     assert ali.student.training
-    assert not any(module.training for module in ali.teacher.vit.modules())
+    assert not any(module.training for module in ali.teacher.network.modules())
 
 
 def test_a_teacher_in_train_mode_stops_the_step():
     ali = method()
-    ali.teacher.vit.train()
+    ali.teacher.network.train()
     with pytest.raises(AssertionError, match="eval mode"):
-        ali(batch(), 0)
+        ali(batch(), Moment(0))
 
 
 def test_drop_path_is_active_in_the_student_while_it_trains():
     ali = method(drop_path=0.5).train()
-    assert len({total(ali(batch(), 0)).item() for _ in range(8)}) > 1
-    assert len({total(ali.eval()(batch(), 0)).item() for _ in range(8)}) == 1
+    assert len({total(ali(batch(), Moment(0))).item() for _ in range(8)}) > 1
+    assert len({total(ali.eval()(batch(), Moment(0))).item() for _ in range(8)}) == 1
 
 
 def test_the_terms_are_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert {term.dtype for term in method()(batch(), 0).values()} == {torch.float32}
+        assert {term.dtype for term in method()(batch(), Moment(0)).values()} == {torch.float32}
 
 
 def test_steps_bring_the_loss_down():
     ali = method()
-    before = total(ali(batch(), 0)).item()
+    before = total(ali(batch(), Moment(0))).item()
     for _ in range(10):
         ali.zero_grad()
         step(ali, rate=5e-3)
-    assert total(ali(batch(), 0)).item() < 0.9 * before
+    assert total(ali(batch(), Moment(0))).item() < 0.9 * before
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from PIL import Image
 
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.batch_size import LEAST_STEPS, fitting_batch
-from cikd_cli.settings.recipes import SECTIONS, resolve
+from cikd_cli.settings.recipes import resolve
 from cikd_cli.settings.request import RunOptions
+from cikd_cli.settings.stages import sections
 
 SIZES = range(1, 3000)
 
@@ -42,7 +43,7 @@ def test_125_images_are_not_one_step_an_epoch():
 # ---- who names the batch ----
 
 
-@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("section", sections())
 def test_the_data_choose_the_batch_only_where_neither_a_person_nor_a_published_recipe_does(section, tmp_path):
     mine = tmp_path / "mine.toml"
     mine.write_text("[common]\nepochs = 3\n")
@@ -50,7 +51,7 @@ def test_the_data_choose_the_batch_only_where_neither_a_person_nor_a_published_r
     named.write_text("[common]\nbatch_size = 8\n")
 
     def follows(flags=None, **options):
-        return resolve(SECTIONS[section], section, flags or {}, options=RunOptions(**options)).by_data
+        return resolve(sections()[section], section, flags or {}, options=RunOptions(**options)).by_data
 
     folder = {"data": str(tmp_path)}
     for free in (follows(folder), follows(), follows(folder, recipe=str(mine)), follows(folder, recipe="laptop")):
@@ -70,7 +71,7 @@ def test_a_recipe_that_says_so_can_also_be_a_file_of_ones_own_and_a_config(tmp_p
     mine = tmp_path / "mine.toml"
     mine.write_text("batch_follows_data = true\n[common]\nbatch_size = 8\n")
     options = {"recipe": RunOptions(recipe=str(mine)), "config": RunOptions(config=str(mine))}
-    resolved = {name: resolve(SECTIONS["ali"], "ali", {}, options=option) for name, option in options.items()}
+    resolved = {name: resolve(sections()["ali"], "ali", {}, options=option) for name, option in options.items()}
     assert {one.config.batch_size for one in resolved.values()} == {8}
     assert resolved["recipe"].by_data == {"batch_size"}
     assert resolved["config"].by_data == set()

@@ -120,7 +120,7 @@ def test_the_folder_says_what_it_was_made_for(lm):
     lm("first")
     (path,) = Path("cache").glob("*/key.json")
     key = json.loads(path.read_text())
-    assert key["teacher"] == RunDir.open("runs/teacher").record["weights"]["sha256"]
+    assert key["teacher"] == RunDir.open("runs/teacher").record.weights.sha256
     assert (key["images"], key["seed"], key["precision"], key["device"]) == (30, 0, "fp32", "cpu")
     assert {"data", "mean", "std", "decode_size", "view_version", "image_size", "crop_scale", "augment"} <= set(key)
 

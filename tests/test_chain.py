@@ -1,14 +1,15 @@
 """How settings travel: to the stages of `cikd run`, from a parent run to its child, to a resumed run."""
 
 import pytest
+from claimed import whole
 
 from cikd_cli.errors import CikdError
 from cikd_cli.runs.chain import check_resume, resolve_curriculum, stage_request
 from cikd_cli.runs.directory import RunDir
-from cikd_cli.runs.inheritance import DATA_KNOBS, STUDENT_KNOBS, inherited_settings
-from cikd_cli.settings.configs import AliConfig, FinetuneTeacherConfig
+from cikd_cli.runs.inheritance import inherited_settings
+from cikd_cli.settings.knob import Role, knobs_with
+from cikd_cli.settings.methods import AliConfig, FinetuneTeacherConfig
 from cikd_cli.settings.names import recipe_names
-from cikd_cli.settings.recipes import MAY_DIFFER
 from cikd_cli.settings.request import Request, RunOptions
 
 
@@ -72,7 +73,7 @@ def test_the_request_of_a_stage_has_its_own_flags_and_what_the_caller_adds():
 def test_a_child_inherits_data_student_and_normalisation(tmp_path):
     config = {"data": "digits", "image_size": 32, "student": "vit_pico", "lr": 0.1}
     record = {"model": {"mean": [0.1, 0.2, 0.3]}, "parents": []}
-    run = RunDir.create(tmp_path, "ali", prefix="ali", name=None, record=record, config=config)
+    run = RunDir.create(tmp_path, "ali", prefix="ali", name=None, record=whole(**record), config=config)
     assert inherited_settings(run) == {
         "data": "digits",
         "image_size": 32,
@@ -115,7 +116,7 @@ OTHER = {
     "augment": "none",
     "jitter": "0.1,0.1,0.1",
 }
-HANDED_DOWN = {*DATA_KNOBS, "teacher"} - MAY_DIFFER
+HANDED_DOWN = {*knobs_with(AliConfig, Role.IMAGES | Role.INPUT), "teacher"} - set(knobs_with(AliConfig, Role.PLACE))
 
 
 @pytest.mark.parametrize("stage", ["ali", "lm"])
@@ -130,7 +131,7 @@ def test_another_value_for_a_later_stage_is_refused_exactly_where_the_stage_itse
 
 
 @pytest.mark.parametrize("stage", ["ali", "lm"])
-@pytest.mark.parametrize("key", STUDENT_KNOBS)
+@pytest.mark.parametrize("key", knobs_with(AliConfig, Role.STUDENT))
 def test_a_student_that_differs_between_stages_is_refused(key, stage):
     with pytest.raises(CikdError, match="share student"):
         curriculum(set=(f"{stage}.{key}={'vit_pico' if key == 'student' else 24}",))

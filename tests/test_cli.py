@@ -8,6 +8,7 @@ import types
 from contextlib import suppress
 
 import pytest
+from claimed import RESULT, whole
 from typed import cikd
 
 from cikd_cli.cli.exits import loading
@@ -21,7 +22,7 @@ def stage(monkeypatch):
     seen = []
 
     def put(act=lambda _: {}):
-        for name in ("cikd_cli.bench.command", "cikd_cli.training.ali"):
+        for name in ("cikd_cli.bench.command", "cikd_cli.stages.train"):
             module = types.ModuleType(name)
             module.run = lambda request: (seen.append(request), act(request))[1]
             monkeypatch.setitem(sys.modules, name, module)
@@ -47,8 +48,8 @@ def digits_teacher(tmp_path, monkeypatch):
     data = {"name": "digits", "classes": 10}
     config = {"data": "digits", "image_size": 32}
     RunDir.create(
-        tmp_path, "finetune-teacher", prefix="teacher", name=None, record={"data": data}, config=config
-    ).finish({})
+        tmp_path, "finetune-teacher", prefix="teacher", name=None, record=whole(data=data), config=config
+    ).finish(RESULT)
 
 
 def test_only_what_was_typed_reaches_the_stage_in_its_own_type(stage, digits_teacher):

@@ -22,7 +22,7 @@ def test_a_terminal_that_is_closed_stops_the_training_which_is_saved(cikd, teach
     terminal.close()
     assert ended(terminal.pid) == EXIT_INTERRUPTED
     run = RunDir.open("runs/lm-001", finished=False)
-    assert run.record["status"] == "interrupted"
+    assert run.record.status == "interrupted"
     log = Path("runs/lm-001/log.txt").read_text().splitlines()
     assert "stopped on SIGHUP (its terminal or connection was closed) after epoch" in log[-2]
     assert log[-1] == "continue it with  cikd lm --resume runs/lm-001"

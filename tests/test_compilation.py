@@ -8,6 +8,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from cikd_cli.data.batch import Batch
 from cikd_cli.engine.predict import predict
 from cikd_cli.engine.tuning import WORTH_STEPS, compile_blocks, worth_compiling
+from cikd_cli.methods import Moment
 from cikd_cli.methods.ali import Ali, share_teacher
 from cikd_cli.methods.lm import LogitMimicking
 from cikd_cli.models import create_student
@@ -35,7 +36,7 @@ def gradients(trained, draws=None):
     batch = Batch(images, torch.tensor([0, 1, 2, 0]), None, torch.arange(4))
     use_draws(trained, draw(trained, seed=0, step=0, rows=4, rank=0, size=1) if draws is None else draws)
     trained.zero_grad()
-    sum(trained.train()(batch, 5).values()).backward()
+    sum(trained.train()(batch, Moment(5)).values()).backward()
     return {name: p.grad.clone() for name, p in trained.named_parameters() if p.grad is not None}
 
 
@@ -44,7 +45,7 @@ def test_compiled_blocks_of_teacher_and_student_give_the_same_gradients(kind):
     torch._dynamo.reset()
     plain, counter = gradients(method(kind)), CompileCounterWithBackend("aot_eager")
     trained = method(kind)
-    compile_blocks(trained, trained.student, backend=counter)
+    compile_blocks(trained, backend=counter)
     compiled = gradients(trained)
     assert counter.frame_count >= 2  # one network's blocks differ from the other's
     assert plain.keys() == compiled.keys()
@@ -55,7 +56,7 @@ def test_compiled_blocks_of_teacher_and_student_give_the_same_gradients(kind):
 def test_a_second_step_compiles_nothing_again():
     torch._dynamo.reset()
     counter, trained = CompileCounterWithBackend("aot_eager"), method("lm")
-    compile_blocks(trained, trained.student, backend=counter)
+    compile_blocks(trained, backend=counter)
     gradients(trained)
     once = counter.frame_count
     gradients(trained)
@@ -65,7 +66,7 @@ def test_a_second_step_compiles_nothing_again():
 def test_micro_batches_and_evaluation_compile_nothing_more():
     torch._dynamo.reset()
     counter, trained = CompileCounterWithBackend("aot_eager"), method("lm")
-    compile_blocks(trained, trained.student, backend=counter)
+    compile_blocks(trained, backend=counter)
     gradients(trained)
     once = counter.frame_count
     draws = draw(trained, seed=0, step=1, rows=12, rank=0, size=1)
@@ -85,7 +86,7 @@ def test_a_second_student_on_the_same_teacher_compiles_nothing_more_and_gives_th
     plain = gradients(second)
     share_teacher([first, second])
     for student in (first, second):
-        compile_blocks(student, student.student, backend=counter)
+        compile_blocks(student, backend=counter)
     gradients(first)
     once = counter.frame_count
     compiled = gradients(second)

@@ -10,7 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from cikd_cli.analysis.count import faked, flops, peak_bytes
 from cikd_cli.bench.networks import Case
 from cikd_cli.bench.work import Work, relation_work, step_work
-from cikd_cli.settings.configs import AliConfig, FinetuneTeacherConfig, LmConfig
+from cikd_cli.settings.methods import AliConfig, FinetuneTeacherConfig, LmConfig
 
 GPU = torch.device("cuda")  # whose choice of attention is taken; no GPU is needed
 GIB = 2**30

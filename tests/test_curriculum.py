@@ -9,9 +9,9 @@ import pytest
 
 from cikd_cli.runs import chain
 from cikd_cli.runs.directory import RunDir
-from cikd_cli.runs.inheritance import DATA_KNOBS
-from cikd_cli.settings.configs import AliConfig, FinetuneTeacherConfig, LmConfig
-from cikd_cli.settings.recipes import MAY_DIFFER, resolve
+from cikd_cli.settings.knob import Role, knobs_with
+from cikd_cli.settings.methods import AliConfig, FinetuneTeacherConfig, LmConfig
+from cikd_cli.settings.recipes import resolve
 from cikd_cli.settings.request import Request, RunOptions
 from cikd_cli.stages import curriculum
 
@@ -125,7 +125,9 @@ def test_every_other_knob_may_differ_between_the_stages_and_the_curriculum_ends(
         "jitter": "0.1,0.1,0.1", "compile": "false", "download": "false",
     }  # fmt: skip
     shared = set(AliConfig.model_fields) & set(FinetuneTeacherConfig.model_fields)
-    assert set(other) == shared - ({*DATA_KNOBS, "teacher"} - MAY_DIFFER)
+    assert set(other) == shared - (
+        {*knobs_with(AliConfig, Role.IMAGES | Role.INPUT), "teacher"} - set(knobs_with(AliConfig, Role.PLACE))
+    )
     texts = [word for key, value in other.items() for word in ("--set", f"ali.{key}={value}")]
     made = json.loads(cikd("run", "--data", photos, "--recipe", recipe, *texts, "--json").stdout)
     config = RunDir.open(made["ali"]).config()

@@ -24,10 +24,11 @@ from cikd_cli.engine.step import Training, train_step
 from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
 from cikd_cli.methods.supervised import Supervised
 from cikd_cli.models import create_student
-from cikd_cli.models.weights import HALF, load_model
+from cikd_cli.models.spec import HALF
+from cikd_cli.models.weights import load_model
 from cikd_cli.processes.world import Hardware, World, choose_hardware
 from cikd_cli.runs.directory import RunDir
-from cikd_cli.settings.configs import FinetuneTeacherConfig
+from cikd_cli.settings.methods import FinetuneTeacherConfig
 
 
 @pytest.mark.parametrize("stage", ["ali", "lm"])
@@ -45,7 +46,7 @@ def test_two_processes_equal_one(cikd, teacher, recipe, stage):
     assert second["loss"] == pytest.approx(first["loss"], rel=1e-4)
     assert {key: second[key] for key in second if "top" in key} == {key: first[key] for key in first if "top" in key}
     assert ("test_top1" in second) == (stage == "lm")
-    assert RunDir.open("runs/two").record["world_size"] == 2
+    assert RunDir.open("runs/two").record.world_size == 2
     assert not Path("runs/two/ranks").exists()
 
 
@@ -101,7 +102,7 @@ def test_an_error_is_told_with_the_log_of_its_process_and_not_tried_again(cikd, 
     assert [log.name for log in logs] == ["rank-0.log", "rank-1.log"]
     assert any(f"The log of process {rank}: {log}" in said for rank, log in enumerate(logs))
     assert any("stopped being finite" in log.read_text() for log in logs)
-    assert RunDir.open("runs/ali-001", finished=False).record["status"] == "failed"
+    assert RunDir.open("runs/ali-001", finished=False).record.status == "failed"
 
 
 def test_a_process_that_stands_still_is_named_with_its_log(cikd, teacher, recipe):
@@ -126,7 +127,7 @@ def test_a_signal_to_one_process_stops_all_and_the_run_is_saved(cikd, teacher, r
     assert "cikd ali --resume runs/ali-001" in said
     assert said.count("runs/ali-001 stopped on SIGTERM (a time limit, a shutdown or kill) after epoch ") == 1
     assert "restart" not in said
-    assert RunDir.open(run, finished=False).record["status"] == "interrupted"
+    assert RunDir.open(run, finished=False).record.status == "interrupted"
     assert (run / "checkpoints/last.safetensors").exists()
     assert not (run / "ranks").exists()
     assert time.monotonic() - begun < 30  # torch elastic waits so long for a process that waits for it
@@ -152,14 +153,14 @@ def test_when_the_launcher_is_killed_its_processes_save_and_end_and_until_then_t
         assert time.monotonic() - killed < 25
         time.sleep(0.02)
     record = RunDir.open(run, finished=False).record
-    assert record["status"] == "interrupted"
-    assert record["message"].startswith("stopped as the process that had started it was gone after epoch ")
+    assert record.status == "interrupted"
+    assert record.message.startswith("stopped as the process that had started it was gone after epoch ")
     assert last.with_name("previous.safetensors").exists()
     ender = end(run)
     said = cikd("ali", "--resume", run, "--gpus", "cpu", "--processes", "2", code=EXIT_INTERRUPTED).output
     ender.join()
     assert "cikd ali --resume runs/ali-001" in said
-    assert RunDir.open(run, finished=False).record["status"] == "interrupted"
+    assert RunDir.open(run, finished=False).record.status == "interrupted"
     assert not (run / "ranks").exists()
 
 
@@ -168,7 +169,6 @@ def test_the_gradients_of_a_step_are_exchanged_once_however_many_micro_batches_i
     model = create_student("custom", num_classes=3, image_size=16, patch_size=4, end_heads=2, width=8, depth=2, heads=1)
     config = FinetuneTeacherConfig(batch_size=8, accumulate=accumulate, warmup=0, precision="fp32")
     method = Supervised(model, mean=HALF, std=HALF, smoothing=0.0)
-    groups = [{"params": list(model.parameters()), "lr_scale": 1.0, "weight_decay": 0.0}]
     pictures = Split(np.zeros((8, 16, 16, 3), dtype=np.uint8), np.zeros(8, dtype=np.int64))
     law = ViewLaw(image_size=16)
     loader = TrainLoader(DecodedSplit(pictures), law, batch_size=8, seed=0, two_views=False, workers=0)
@@ -180,8 +180,9 @@ def test_the_gradients_of_a_step_are_exchanged_once_however_many_micro_batches_i
 
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        training = Training(config, DistributedDataParallel(method), model, groups, loader, "fp32")
-        training.method.register_comm_hook(None, count)
+        training = Training(config, method, loader, "fp32", World(torch.device("cpu")))
+        training.wrapped = DistributedDataParallel(method)
+        training.wrapped.register_comm_hook(None, count)
         for step, batch in enumerate(loader.batches(0, 3)):
             exchanged.clear()
             train_step([training], batch, World(torch.device("cpu")), step=step, epoch=step)

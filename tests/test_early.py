@@ -7,6 +7,7 @@ import sys
 import textwrap
 
 import pytest
+from claimed import RESULT, whole
 
 from cikd_cli.runs.directory import RunDir
 
@@ -86,7 +87,7 @@ TAKEN = {
 SCRIPT = """
 import json, sys, types
 from typer.testing import CliRunner
-from cikd_cli.cli import app
+from cikd_cli.cli.app import app
 from cikd_cli.settings.stages import STAGES
 
 seen = {}
@@ -107,11 +108,17 @@ print(json.dumps({"answers": answers, "heavy": [name for name in HEAVY if name i
 
 
 def make_run(runs_dir, stage, name, parents=(), *, patch=16, data="digits", done=True):
-    record = {"model": {"patch_size": patch}, "parents": list(parents), "data": {"name": data, "classes": 10}}
-    run = RunDir.create(runs_dir, stage, prefix="", name=name, record=record, config={"data": data, "image_size": 32})
+    record = {
+        "model": {"arguments": {"patch_size": patch}},
+        "parents": list(parents),
+        "data": {"name": data, "classes": 10},
+    }
+    run = RunDir.create(
+        runs_dir, stage, prefix="", name=name, record=whole(**record), config={"data": data, "image_size": 32}
+    )
     if done:
-        run.finish({})
-    return run.as_parent(runs_dir)
+        run.finish(RESULT)
+    return run.as_parent(runs_dir, "teacher" if stage == "finetune-teacher" else "from_run")
 
 
 @pytest.fixture(scope="module")

@@ -217,9 +217,9 @@ def test_a_clock_that_goes_backwards_and_odd_file_times_change_nothing(interrupt
         stamps = (datetime(2030, 1, 1, tzinfo=UTC) - timedelta(days=day) for day in range(100000))
         runs_module._now = lambda: next(stamps).isoformat()
 
-    before = RunDir.open(interrupted, finished=False).record["seconds"]
+    before = RunDir.open(interrupted, finished=False).record.seconds
     assert live(RESUME, said=said, before=turn_back) == 0, said.read_text()
-    assert RunDir.open(interrupted).record["seconds"] > before
+    assert RunDir.open(interrupted).record.seconds > before
     assert differences(Path("runs/straight"), interrupted) == []
 
 
@@ -227,4 +227,4 @@ def test_the_newest_run_is_the_one_that_finished_last_whatever_the_clock_said(tm
     make(tmp_path, "finetune-teacher")
     monkeypatch.setattr(runs_module, "_now", lambda: "1999-01-01T00:00:00.000+00:00")
     last = make(tmp_path, "finetune-teacher")
-    assert newest_run(tmp_path, "finetune-teacher", data="digits").path == last.path
+    assert newest_run(tmp_path, "teacher", data="digits").path == last.path

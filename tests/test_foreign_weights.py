@@ -12,8 +12,9 @@ from torch import Tensor
 
 from cikd_cli.errors import CikdError
 from cikd_cli.models.foreign import architecture_of, load_foreign
-from cikd_cli.models.vit import head_counts
-from cikd_cli.models.weights import HALF, pretraining_statistics
+from cikd_cli.models.network import head_counts
+from cikd_cli.models.spec import HALF
+from cikd_cli.models.weights import pretraining_statistics
 
 
 class Malicious:

@@ -10,8 +10,9 @@ from typed import cikd
 
 from cikd_cli import __version__
 from cikd_cli.cli.flags import first_flags, knobs_of, settable
-from cikd_cli.settings.configs import CurriculumConfig
-from cikd_cli.settings.request import extra, flag_name, is_first
+from cikd_cli.settings.knob import flag_name
+from cikd_cli.settings.methods import CurriculumConfig
+from cikd_cli.settings.request import extra, is_first
 from cikd_cli.settings.stages import STAGES
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from claimed import RESULT, whole
 from PIL import Image
 
 from cikd_cli.console import clean
@@ -125,14 +126,14 @@ def test_a_weights_file_that_would_grow_in_memory_is_refused(tmp_path):
 
 def test_runs_that_descend_from_each_other_are_a_sentence(tmp_path):
     for name, parent in (("a", "b"), ("b", "a")):
-        record = {"parents": [{"stage": "lm", "path": parent}]}
-        RunDir.create(tmp_path, "ali", prefix="ali", name=name, record=record, config={}).finish({})
+        record = {"parents": [{"stage": "lm", "knob": "from_run", "path": parent}]}
+        RunDir.create(tmp_path, "ali", prefix="ali", name=name, record=whole(**record), config={}).finish(RESULT)
     with pytest.raises(CikdError, match="descends from itself"):
-        RunDir.open(tmp_path / "a").has_ancestor("finetune-teacher")
+        RunDir.open(tmp_path / "a").has_ancestor("teacher")
 
 
 def test_a_run_of_another_stage_in_its_record_never_reaches_a_command_to_copy(tmp_path):
-    run = RunDir.create(tmp_path, "ali", prefix="ali", name="a", record={}, config={})
+    run = RunDir.create(tmp_path, "ali", prefix="ali", name="a", record=whole(), config={})
     record = json.loads((run.path / "run.json").read_text()) | {"stage": "ali; rm -rf ~"}
     (run.path / "run.json").write_text(json.dumps(record))
     with pytest.raises(CikdError, match="not written by cikd"):

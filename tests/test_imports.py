@@ -42,7 +42,8 @@ TORCH_FREE = sorted(
         for folder in ("settings", "runs", "cli")
         for path in (PACKAGE / folder).glob("*.py")
     }
-    | {str(path.relative_to(PACKAGE)) for path in PACKAGE.glob("*/__init__.py")} - {"models/__init__.py"}
+    | {str(path.relative_to(PACKAGE)) for path in PACKAGE.glob("*/__init__.py")}
+    - {"models/__init__.py", "methods/__init__.py"}
 )
 BELOW_CLI = {"processes": {"environment"}, "data": {"layout"}}  # the modules of other folders that need no torch
 

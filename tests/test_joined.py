@@ -77,7 +77,7 @@ def test_a_run_of_four_processes_goes_on_with_two_or_one_and_ends_the_same(cikd,
     assert codes == [EXIT_INTERRUPTED] * 4, said
     assert "continue it with" in said[0]
     assert said[1:] == ["", "", ""]
-    assert RunDir.open("runs/broken", finished=False).record["world_size"] == 4
+    assert RunDir.open("runs/broken", finished=False).record.world_size == 4
     codes, said = share((*broken, "--continue"), 2, tmp_path, before=stop_in(3))
     assert codes == [EXIT_INTERRUPTED] * 2, said
     cikd(*broken, "--continue")
@@ -105,7 +105,7 @@ def test_an_error_of_one_process_ends_all_with_one_sentence_and_the_launcher_doe
     assert f"The log of process 1: {log}" in said[1]
     assert "KeyError" in log.read_text()
     assert "error:" not in said[0]
-    assert RunDir.open("runs/lost", finished=False).record["message"].startswith("Process 1 failed: KeyError")
+    assert RunDir.open("runs/lost", finished=False).record.message.startswith("Process 1 failed: KeyError")
     codes, said = share(words, 2, tmp_path, TORCHELASTIC_RESTART_COUNT=1, TORCHELASTIC_MAX_RESTARTS=3)
     assert codes[0] == EXIT_FAILED
     assert "KeyError" in said[0]
@@ -218,7 +218,7 @@ def test_two_agents_of_torchrun_that_meet_on_loopback_train_one_run(cikd, teache
     agents = [fork(be_agent, tmp_path / f"agent-{number}.txt") for number in range(2)]
     assert [ended(pid) for pid in agents] == [0, 0], (tmp_path / "agent-0.txt").read_text()
     same(RunDir.open("runs/straight"), RunDir.open("runs/both"))
-    assert RunDir.open("runs/both").record["hardware"]["device"] == "2 × CPU on 2 machines"
+    assert RunDir.open("runs/both").record.hardware.device == "2 × CPU on 2 machines"
     printed = [path.read_text() for path in (tmp_path / "logs").rglob("stdout.log")]
     assert sorted("2 × CPU on 2 machines" in text for text in printed) == [False, True]  # one of them speaks
 
@@ -233,5 +233,5 @@ def test_a_launcher_that_is_killed_leaves_processes_that_save_and_end(cikd, teac
     while RunDir.open(run, finished=False).is_locked():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert RunDir.open(run, finished=False).record["status"] == "interrupted"
+    assert RunDir.open(run, finished=False).record.status == "interrupted"
     assert (run / "checkpoints/last.safetensors").exists()

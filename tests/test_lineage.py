@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from claimed import make
+from claimed import RESULT, make
 
 from cikd_cli.errors import CikdError
 from cikd_cli.runs import lineage
@@ -21,23 +21,23 @@ def test_the_teacher_is_found_through_the_generations_after_the_folder_moved(tmp
     teacher, ali, _ = curriculum(tmp_path / "runs")
     grandchild = make(tmp_path / "runs", "lm", parents=[ali])
     (tmp_path / "runs").rename(tmp_path / "moved")
-    found = RunDir.open(tmp_path / "moved" / grandchild.path.name).parent("finetune-teacher")
+    found = RunDir.open(tmp_path / "moved" / grandchild.path.name).parent("teacher")
     assert found.path == tmp_path / "moved" / teacher.path.name
 
 
 def test_a_parent_in_another_folder_is_remembered_by_its_whole_path(tmp_path):
     teacher = make(tmp_path / "elsewhere", "finetune-teacher")
     child = make(tmp_path / "runs", parents=[teacher])
-    assert child.parent("finetune-teacher").path == teacher.path
+    assert child.parent("teacher").path == teacher.path
 
 
 def test_a_teacher_made_again_under_the_same_name_is_not_taken_for_the_old_one(tmp_path):
     teacher = make(tmp_path, "finetune-teacher", name="t")
     child = make(tmp_path, parents=[teacher])
     teacher.weights.write_bytes(b"other weights")
-    teacher.finish({})
+    teacher.finish(RESULT)
     with pytest.raises(CikdError, match="was made again"):
-        child.parent("finetune-teacher")
+        child.parent("teacher")
 
 
 def test_the_newest_finished_teacher_of_the_data_set_is_found(tmp_path):
@@ -45,8 +45,8 @@ def test_the_newest_finished_teacher_of_the_data_set_is_found(tmp_path):
     newest = make(tmp_path, "finetune-teacher")
     make(tmp_path, "finetune-teacher", data="mnist")
     make(tmp_path, "finetune-teacher", done=False)
-    assert newest_run(tmp_path, "finetune-teacher", data="digits").path == newest.path
-    assert newest_run(tmp_path, "finetune-teacher", data="pets") is None
+    assert newest_run(tmp_path, "teacher", data="digits").path == newest.path
+    assert newest_run(tmp_path, "teacher", data="pets") is None
 
 
 def test_the_tree_puts_a_run_under_its_closest_ancestor(tmp_path):

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from claimed import RESULT, whole
 from typed import cikd
 
 from cikd_cli.runs.directory import RunDir
@@ -34,10 +35,8 @@ def test_config_run_shows_all_three_stages_as_json():
 
 def test_config_shows_what_a_parent_hands_on_and_refuses_a_contradiction(tmp_path):
     config = {"data": "digits", "image_size": 64}
-    run = RunDir.create(
-        tmp_path, "ali", prefix="ali", name=None, record={"parents": [], "data": {"classes": 10}}, config=config
-    )
-    run.finish({})
+    run = RunDir.create(tmp_path, "ali", prefix="ali", name=None, record=whole(data={"classes": 10}), config=config)
+    run.finish(RESULT)
     shown = cikd("config", "lm", "--from", str(run.path)).stdout
     assert f"from {run.path}" in next(line for line in shown.splitlines() if line.startswith("image_size"))
     refused = cikd("config", "lm", "--from", str(run.path), "--image-size", "32")
@@ -46,7 +45,7 @@ def test_config_shows_what_a_parent_hands_on_and_refuses_a_contradiction(tmp_pat
 
 
 def test_runs_shows_the_tree_and_a_run_nobody_holds_as_interrupted(tmp_path):
-    run = RunDir.create(tmp_path, "ali", prefix="ali", name=None, record={"parents": []}, config={})
+    run = RunDir.create(tmp_path, "ali", prefix="ali", name=None, record=whole(), config={})
     shown = cikd("runs", "--runs-dir", str(tmp_path)).stdout
     assert str(run.path) in shown
     assert "interrupted" in shown
@@ -59,17 +58,17 @@ def test_runs_says_so_where_there_are_none(tmp_path):
 
 
 def test_runs_names_a_run_it_cannot_read_and_lists_the_others(tmp_path):
-    whole = RunDir.create(tmp_path, "ali", prefix="ali", name=None, record={"parents": []}, config={})
-    broken = RunDir.create(tmp_path, "ali", prefix="ali", name=None, record={"parents": []}, config={})
+    fine = RunDir.create(tmp_path, "ali", prefix="ali", name=None, record=whole(), config={})
+    broken = RunDir.create(tmp_path, "ali", prefix="ali", name=None, record=whole(), config={})
     (broken.path / "run.json").write_text("{")
     shown = cikd("runs", "--runs-dir", str(tmp_path))
-    assert str(whole.path) in shown.stdout
+    assert str(fine.path) in shown.stdout
     assert f"{broken.path} is left out" in shown.stderr
 
 
 def test_config_shows_what_a_teacher_hands_on(tmp_path):
     config = {"data": "digits", "image_size": 64}
-    run = RunDir.create(tmp_path, "finetune-teacher", prefix="teacher", name=None, record={}, config=config)
-    run.finish({})
+    run = RunDir.create(tmp_path, "finetune-teacher", prefix="teacher", name=None, record=whole(), config=config)
+    run.finish(RESULT)
     shown = cikd("config", "ali", "--teacher", str(run.path)).stdout
     assert f"from {run.path}" in next(line for line in shown.splitlines() if line.startswith("image_size"))

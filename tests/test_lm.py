@@ -9,6 +9,7 @@ from reference import labels, slow
 
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.views import normalise
+from cikd_cli.methods import Moment
 from cikd_cli.methods.lm import LogitMimicking
 from cikd_cli.models import create_student
 from cikd_cli.models.frozen import FrozenTeacher
@@ -49,10 +50,10 @@ def test_the_objective_is_cross_entropy_plus_the_warmed_up_terms_on_one_and_the_
     lm = method(w_tckd=0.5, alpha=3.0, temperature=2.0)
     images = normalise(batch().images, MEAN, STD)
     with torch.no_grad():
-        student, teacher = lm.student(images), lm.teacher.vit(images)
+        student, teacher = lm.student(images), lm.teacher.network(images)
     tckd, nckd = slow(student, teacher, batch().targets, temperature=2.0)
     weight = min(epoch / 5, 1)
-    terms = {name: term.item() for name, term in lm(batch(), epoch).items()}
+    terms = {name: term.item() for name, term in lm(batch(), Moment(epoch)).items()}
     assert terms == pytest.approx(
         {
             "ce": reference.smoothed_cross_entropy(student, batch().targets, 0.1),
@@ -65,8 +66,8 @@ def test_the_objective_is_cross_entropy_plus_the_warmed_up_terms_on_one_and_the_
 
 def test_the_first_epoch_distils_nothing_and_never_runs_the_teacher():
     lm = method()
-    lm.teacher.vit.register_forward_pre_hook(lambda *_: pytest.fail("the teacher was run"))
-    terms = lm(batch(), 0)
+    lm.teacher.network.register_forward_pre_hook(lambda *_: pytest.fail("the teacher was run"))
+    terms = lm(batch(), Moment(0))
     assert set(terms) == {"ce", "tckd", "nckd"}
     assert terms["tckd"].item() == terms["nckd"].item() == 0
     sum(terms.values()).backward()
@@ -74,11 +75,11 @@ def test_the_first_epoch_distils_nothing_and_never_runs_the_teacher():
 
 def test_every_student_parameter_that_trains_gets_a_gradient():
     lm = method()
-    sum(lm(batch(), 3).values()).backward()
+    sum(lm(batch(), Moment(3)).values()).backward()
     assert [name for name, p in lm.student.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 def test_the_terms_are_float32_under_autocast():
     lm = method()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert {term.dtype for term in lm(batch(), 3).values()} == {torch.float32}
+        assert {term.dtype for term in lm(batch(), Moment(3)).values()} == {torch.float32}

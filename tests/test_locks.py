@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from claimed import make
+from claimed import RESULT, make
 from crash import ended, fork, wait_for
 
 from cikd_cli.errors import CikdError
@@ -92,6 +92,6 @@ def test_a_run_is_not_taken_over_while_a_launched_process_of_a_killed_command_wr
 def test_a_run_that_another_process_went_on_with_meanwhile_is_left_to_it(tmp_path):
     run = make(tmp_path, done=False)
     stale = RunDir.open(run.path, finished=False)
-    run.finish({})
+    run.finish(RESULT)
     with pytest.raises(CikdError, match="has gone on with"), stale.lock():
         pass

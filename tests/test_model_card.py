@@ -1,12 +1,16 @@
 """What is handed on with a student says nothing of the machine that made it: its card, its weights, its page."""
 
+import json
 import re
 import shutil
 
 import pytest
+from huggingface_hub import ModelCard
 
+from cikd_cli.console import clean
+from cikd_cli.reports.card import header
 from cikd_cli.runs.directory import RunDir
-from cikd_cli.settings.configs import LmConfig
+from cikd_cli.settings.methods import LmConfig
 
 SHORT = ("--epochs", "1", "--set", "warmup=0")
 
@@ -53,6 +57,38 @@ def test_a_card_names_runs_and_data_and_no_place_of_the_machine(cikd, home, stud
         assert said in card.replace("\\", "")
     shown = set(re.findall(r"^- (\w+) = ", card, re.MULTILINE))
     assert shown == set(config) - places
+
+
+def test_the_head_of_a_card_says_what_the_hub_reads(cikd, home, student):
+    told = json.loads(cikd("eval", student, "--set", "latency=false", "--json").stdout)
+    card = ModelCard.load(student / "model_card.md")
+    assert card.content.startswith("---\nlibrary_name: cikd\n")
+    (result,) = card.data.eval_results
+    assert (result.dataset_name, result.dataset_type, result.dataset_split) == ("photos", "imagefolder", "test")
+    assert (result.metric_type, result.metric_value) == ("accuracy", pytest.approx(told["top1"] / 100, abs=1e-4))
+    assert (card.data.model_name, card.data.pipeline_tag) == ("lm-001", "image-classification")
+    assert card.data.tags == ["image-classification", "knowledge-distillation"]
+    assert card.data.license is card.data.datasets is card.data.base_model is None  # nobody has said
+
+
+def read(head):
+    return ModelCard(f"---\n{head}\n---\n").data
+
+
+def test_a_named_set_is_a_data_set_of_the_hub_and_labels_alone_are_no_distillation():
+    found = read(header("lm-002", "cifar100", 81.234567, distilled=False))
+    assert (found.datasets, found.tags) == (["cifar100"], ["image-classification"])
+    assert found.eval_results[0].metric_value == 0.8123
+
+
+NAMES = ("a: #b", "- [x]", "---", "'\"", "\u202e? y", "\x1b[2J", "w " * 90 + "w", "\udcff", "三色堇")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_any_kind_come_through_the_head_of_a_card(name):
+    lines = header(name, f"/x/{name}", 50, distilled=True).split("\n")
+    found = read("\n".join(map(clean, lines)))
+    assert found.model_name == found.eval_results[0].dataset_name == clean(name)
 
 
 def test_the_weights_say_nothing_of_the_machine(home, student):

@@ -9,8 +9,6 @@ import torch
 from cikd_cli.data.batch import Batch
 from cikd_cli.engine import optim
 from cikd_cli.engine.optim import (
-    ALI_NO_DECAY,
-    LABEL_NO_DECAY,
     create_optimizer,
     learning_rate,
     parameter_groups,
@@ -21,18 +19,18 @@ from cikd_cli.engine.step import Training, train_step
 from cikd_cli.methods.ali import freeze_untapped
 from cikd_cli.methods.supervised import Supervised
 from cikd_cli.models import create_student, create_teacher
-from cikd_cli.models.weights import HALF
+from cikd_cli.models.spec import HALF
 from cikd_cli.processes.world import World
-from cikd_cli.settings.configs import FinetuneTeacherConfig
+from cikd_cli.settings.methods import FinetuneTeacherConfig
 
-LABELS = {"weight_decay": 0.05, "layer_decay": 0.75, "no_decay": LABEL_NO_DECAY}
-ALI = {"weight_decay": 0.05, "layer_decay": 1.0, "no_decay": ALI_NO_DECAY}
+LABELS = {"weight_decay": 0.05, "layer_decay": 0.75}
+ALI = {"weight_decay": 0.05, "layer_decay": 1.0, "token_decay": True}
 
 
-def by_name(model: torch.nn.Module, *, depth: int = 12, **settings: object) -> dict[str, tuple[float, float]]:
+def by_name(model: torch.nn.Module, **settings: object) -> dict[str, tuple[float, float]]:
     """Parameter name -> (lr_scale, weight_decay)."""
     names = {id(p): name for name, p in model.named_parameters()}
-    groups = parameter_groups(model, depth=depth, **settings)
+    groups = parameter_groups(model, model, **settings)
     return {names[id(p)]: (group["lr_scale"], group["weight_decay"]) for group in groups for p in group["params"]}
 
 
@@ -118,21 +116,21 @@ def test_the_class_token_is_decayed_in_ali_and_not_with_labels(student):
 def test_only_what_trains_is_in_a_group_and_only_once():
     student = create_student("vit_tiny", num_classes=10, image_size=32)
     freeze_untapped(student, 12)
-    listed = [id(p) for group in parameter_groups(student, depth=12, **ALI) for p in group["params"]]
+    listed = [id(p) for group in parameter_groups(student, student, **ALI) for p in group["params"]]
     assert len(listed) == len(set(listed))
     assert set(listed) == {id(p) for p in student.parameters() if p.requires_grad}
     assert id(student.pos_embed) not in listed
 
 
 def test_the_optimizer_has_the_recipes_constants(student):
-    optimizer = create_optimizer(parameter_groups(student, depth=12, **ALI), betas=(0.9, 0.95))
+    optimizer = create_optimizer(parameter_groups(student, student, **ALI), betas=(0.9, 0.95))
     assert isinstance(optimizer, torch.optim.AdamW)
     assert {(group["eps"], group["betas"]) for group in optimizer.param_groups} == {(1e-8, (0.9, 0.95))}
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.05, 0.0}
 
 
 def test_the_floor_is_scaled_with_the_layer(student):
-    optimizer = create_optimizer(parameter_groups(student, depth=12, **LABELS), betas=(0.9, 0.999))
+    optimizer = create_optimizer(parameter_groups(student, student, **LABELS), betas=(0.9, 0.999))
     set_learning_rate(optimizer, learning_rate(10, epochs=10, warmup=0, peak=1.0, floor=1e-6))
     rates = {group["lr"] for group in optimizer.param_groups}
     assert min(rates) == pytest.approx(1e-6 * 0.75**13)
@@ -162,12 +160,12 @@ def test_one_thread_updates_a_small_network(few, expected, monkeypatch):
     monkeypatch.setattr(optim, "_FEW_WEIGHTS", few or optim._FEW_WEIGHTS)
     model = create_student("custom", num_classes=3, image_size=8, patch_size=8, end_heads=2, width=8, depth=2, heads=1)
     method = Supervised(model, mean=HALF, std=HALF, smoothing=0.0)
-    groups = parameter_groups(model, depth=2, **LABELS)
-    training = Training(FinetuneTeacherConfig(), method, model, groups, SimpleNamespace(steps_per_epoch=1), "fp32")
+    world = World(torch.device("cpu"))
+    training = Training(FinetuneTeacherConfig(), method, SimpleNamespace(steps_per_epoch=1), "fp32", world)
     threads = []
     training.optimizer.register_step_pre_hook(lambda *_: threads.append(torch.get_num_threads()))
     batch = Batch(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]), None, torch.arange(2))
-    train_step([training], batch, World(torch.device("cpu")), step=0, epoch=0)
+    train_step([training], batch, world, step=0, epoch=0)
     assert threads == [expected]
     assert torch.get_num_threads() == 3
 

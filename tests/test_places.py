@@ -11,7 +11,8 @@ from timm.models import save_for_hf
 from cikd_cli.errors import CikdError
 from cikd_cli.models.places import find_place, weights_in, whole_name
 from cikd_cli.models.pretrained import open_pretrained, own_file
-from cikd_cli.models.weights import HALF, ModelSpec, encode_model
+from cikd_cli.models.spec import HALF, ModelSpec
+from cikd_cli.models.weights import encode_model
 from cikd_cli.runs.directory import RunDir
 
 
@@ -172,15 +173,12 @@ def untiled(name: str) -> RunDir:
     model = network("vit_tiny_patch16_224", size=40)
     spec = ModelSpec.describe(model, "vit_tiny_patch16_224", classes=("bars", "dots", "rows"), mean=HALF, std=HALF)
     config = old.config() | {"image_size": 40, "teacher": "vit_tiny_patch16_224"}
-    record = {
-        key: old.record[key]
-        for key in old.record
-        if key not in ("id", "status", "started", "weights", "config_sha256", "images")
-    }
+    own = {"format", "stage", "id", "status", "started", "weights", "config_sha256", "images"}
+    record = old.record.model_dump(exclude=own, exclude_none=True)
     run = RunDir.create("runs", "finetune-teacher", prefix="teacher", name=name, record=record, config=config)
-    run.update(model=spec.as_dict())
+    run.update(model=json.loads(json.dumps(spec.as_dict())))
     run.weights.write_bytes(encode_model(model, spec))
-    run.finish(old.record["result"])
+    run.finish(old.result.model_dump(exclude_none=True))
     return run
 
 

@@ -71,7 +71,7 @@ class Method(nn.Module):
 
 def fused_kinds(method: Method) -> tuple[set[bool], set[bool]]:
     """Of the blocks of student and of teacher."""
-    networks = (method.student, method.teacher.vit)
+    networks = (method.student, method.teacher.network)
     return tuple({block.attn.fused_attn for block in vit.blocks} for vit in networks)
 
 

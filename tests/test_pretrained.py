@@ -10,8 +10,8 @@ from torch import nn
 from cikd_cli.analysis.pretrained import NeighbourTest, neighbour_test
 from cikd_cli.data.splits import Split
 from cikd_cli.data.views import normalise
+from cikd_cli.models.spec import HALF, ModelSpec
 from cikd_cli.models.teachers import create_scratch_teacher
-from cikd_cli.models.weights import HALF, ModelSpec
 
 CPU = torch.device("cpu")
 

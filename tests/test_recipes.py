@@ -4,10 +4,12 @@ import pytest
 
 from cikd_cli.errors import CikdError
 from cikd_cli.render import template_root
-from cikd_cli.settings.configs import AliConfig, EvalConfig, FinetuneTeacherConfig, LmConfig
+from cikd_cli.settings.analyses import EvalConfig
+from cikd_cli.settings.methods import AliConfig, FinetuneTeacherConfig, LmConfig
 from cikd_cli.settings.names import data_names, recipe_names
-from cikd_cli.settings.recipes import SECTIONS, load_recipe, resolve
+from cikd_cli.settings.recipes import load_recipe, resolve
 from cikd_cli.settings.request import RunOptions
+from cikd_cli.settings.stages import sections
 
 
 def ali(flags=None, *, inherited=None, **options):
@@ -26,7 +28,7 @@ def test_every_named_data_set_has_a_recipe_of_its_name():
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_resolves_for_every_training_stage_and_names_its_data(name):
-    for section, config_class in SECTIONS.items():
+    for section, config_class in sections().items():
         resolved = resolve(config_class, section, {}, options=RunOptions(recipe=name))
         assert resolved.recipe == name
         assert resolved.config.data == {"folder": None, "laptop": None, "cifar100-released": "cifar100"}.get(name, name)

@@ -6,12 +6,14 @@ import torch
 from bench_case import CPU, case
 
 from cikd_cli.bench.contest import step_contest
-from cikd_cli.bench.networks import build_method, build_rival
+from cikd_cli.bench.networks import build_job, build_rival
 from cikd_cli.bench.reference import load_reference
+from cikd_cli.bench.work import KnownLogits
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.views import normalise
+from cikd_cli.methods import Moment
 from cikd_cli.models.frozen import FrozenTeacher
-from cikd_cli.models.weights import HALF
+from cikd_cli.models.spec import HALF
 
 
 def test_the_cached_step_never_asks_the_teacher(monkeypatch):
@@ -35,8 +37,8 @@ def batch(images=5):
 
 @pytest.mark.parametrize("lob", [1, 2, 3])
 def test_the_references_ali_loss_is_the_tools(lob):
-    sizes, shown = case().but(lob=lob), batch()
-    own = sum(build_method(sizes, "ali", device=CPU, precision="fp32")(shown, 9).values()).item()
+    sizes, shown = case(precision="fp32").but(lob=lob), batch()
+    own = sum(build_job(sizes, "ali", CPU).method(shown, Moment(9)).values()).item()
     images, clean = (normalise(x, HALF, HALF) for x in (shown.images, shown.teacher_images))
     theirs = sum(load_reference().ali_terms(*build_rival(sizes, "ali"), images, clean, lob=lob))
     assert own > 0
@@ -45,7 +47,7 @@ def test_the_references_ali_loss_is_the_tools(lob):
 
 def test_the_references_lm_loss_is_the_tools():
     shown = batch()
-    own = build_method(case(), "lm", device=CPU, precision="fp32")(shown, 9)
+    own = build_job(case(precision="fp32"), "lm", CPU).method(shown, Moment(9))
     theirs = load_reference().lm_terms(*build_rival(case(), "lm"), normalise(shown.images, HALF, HALF), shown.targets)
     expected = [own["ce"].item(), (own["tckd"] + own["nckd"]).item()]
     assert [term.item() for term in theirs] == pytest.approx(expected, rel=1e-5)
@@ -54,7 +56,7 @@ def test_the_references_lm_loss_is_the_tools():
 @pytest.mark.parametrize("stage", ["ali", "lm"])
 def test_the_references_gradients_are_the_tools(stage):
     shown, rival = batch(), load_reference()
-    method = build_method(case(), stage, device=CPU, precision="fp32")
+    method = build_job(case(precision="fp32"), stage, CPU).method
     student, teacher = build_rival(case(), stage)
     images = normalise(shown.images, HALF, HALF)
     if stage == "ali":
@@ -62,7 +64,7 @@ def test_the_references_gradients_are_the_tools(stage):
     else:
         theirs = rival.lm_terms(student, teacher, images, shown.targets)
     sum(theirs).backward()
-    sum(method(shown, 9).values()).backward()
+    sum(method(shown, Moment(9)).values()).backward()
     for (name, own), other in zip(method.student.named_parameters(), student.parameters(), strict=True):
         assert (own.grad is None) == (other.grad is None), name
         if own.grad is not None:
@@ -71,10 +73,11 @@ def test_the_references_gradients_are_the_tools(stage):
 
 def test_known_logits_give_the_loss_of_the_teacher_that_made_them():
     shown = batch()
-    method = build_method(case(), "lm", device=CPU, precision="fp32")
+    method = build_job(case(precision="fp32"), "lm", CPU).method
     logits = method.teacher.logits(normalise(shown.images, HALF, HALF))
-    known = build_method(case(), "lm", device=CPU, precision="fp32", logits=logits)
-    assert {k: v.item() for k, v in known(shown, 9).items()} == {k: v.item() for k, v in method(shown, 9).items()}
+    asked = {name: term.item() for name, term in method(shown, Moment(9)).items()}
+    method.teacher = KnownLogits(logits)
+    assert {name: term.item() for name, term in method(shown, Moment(9)).items()} == asked
 
 
 def test_a_reference_step_reads_three_numbers_back_and_learns():

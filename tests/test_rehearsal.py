@@ -8,7 +8,7 @@ import torch
 
 from cikd_cli.processes.world import Hardware
 from cikd_cli.runs.directory import RunDir
-from cikd_cli.settings.configs import FinetuneTeacherConfig
+from cikd_cli.settings.methods import FinetuneTeacherConfig
 from cikd_cli.settings.recipes import resolve
 from cikd_cli.settings.request import RunOptions
 from cikd_cli.training import ahead, finetune_teacher, rehearsal
@@ -62,7 +62,7 @@ def test_the_hours_of_a_dry_run_are_near_those_of_the_run(cikd, photos, recipe):
     foretold = json.loads(cikd(*words, "--dry-run", "--json").stdout)["stages"]
     made = json.loads(cikd(*words, "--json").stdout)
     for name, run in (("finetune-teacher", "teacher"), ("ali", "ali"), ("lm", "lm")):
-        took = RunDir.open(made[run]).record["result"]["seconds"]
+        took = RunDir.open(made[run]).record.result.seconds
         assert took / 5 < foretold[name]["seconds"] < took * 5, name
 
 

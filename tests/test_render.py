@@ -43,6 +43,7 @@ def test_a_model_card_keeps_its_table_whatever_the_class_is_called():
     card = render(
         "model_card.md.j2",
         {
+            "header": ["library_name: cikd"],
             "name": "s",
             "version": "0",
             "student": student,
@@ -57,4 +58,5 @@ def test_a_model_card_keeps_its_table_whatever_the_class_is_called():
     )
     assert "| student | 96.0 |\n| tea\\|cher | 97 |\n" in card
     assert "|  | top-1 |\n| --- | --- |\n" in card
+    assert card.startswith("---\nlibrary_name: cikd\n---\n\n# ")
     assert "a\\|b" in card

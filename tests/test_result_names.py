@@ -11,7 +11,7 @@ from tiny import folder
 
 from cikd_cli.console import Reporter
 from cikd_cli.files import file_word
-from cikd_cli.settings.configs import MadConfig
+from cikd_cli.settings.analyses import MadConfig
 from cikd_cli.stages.analysis import Analysis
 from cikd_cli.stages.results import image_words, network_words, result_stem
 from cikd_cli.stages.subjects import find_run, open_subject

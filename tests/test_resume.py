@@ -88,7 +88,7 @@ def test_ctrl_c_saves_and_prints_the_command_that_continues(cikd, teacher, photo
     with stopped_after(5, "runs/lm-001", signal.SIGINT):
         said = cikd(*words, code=EXIT_INTERRUPTED).output
     assert "cikd lm --resume runs/lm-001" in said
-    assert RunDir.open("runs/lm-001", finished=False).record["status"] == "interrupted"
+    assert RunDir.open("runs/lm-001", finished=False).record.status == "interrupted"
 
 
 def test_a_finished_run_is_not_resumed_without_more_epochs(cikd, teacher):
@@ -123,7 +123,7 @@ def test_a_run_on_a_folder_named_relatively_can_be_continued_and_sees_the_teache
         words = ("ali", "--data", "pictures", "--recipe", recipe, "--batch-size", "4", "--epochs", "400", "--quiet")
         cikd(*words, code=EXIT_INTERRUPTED)
     cikd("ali", "--resume", "runs/ali-001", "--quiet")
-    fingerprints = [RunDir.open(f"runs/{name}-001").record["data"]["fingerprint"] for name in ("teacher", "ali")]
+    fingerprints = [RunDir.open(f"runs/{name}-001").record.data.fingerprint for name in ("teacher", "ali")]
     assert fingerprints[0] == fingerprints[1]
 
 

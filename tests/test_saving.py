@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from crash import command, ended, fork, live, lm_words, wait_for
 
-from cikd_cli.engine import fit
+from cikd_cli.engine import fit, step
 from cikd_cli.engine.checkpoint import LAST, PREVIOUS
 from cikd_cli.errors import EXIT_INTERRUPTED
 
@@ -36,7 +36,7 @@ def test_sigusr1_saves_and_the_run_goes_on(cikd, teacher, recipe, tmp_path):
 
 def tell_saves(signal_in_step=None, number=None):
     """In a child: print the step of every checkpoint, and signal ourselves within a step, counted from 1."""
-    save, train, steps = fit.save_checkpoint, fit.train_step, itertools.count(1)
+    save, train, steps = step.save_checkpoint, fit.train_step, itertools.count(1)
 
     def saved(run, *, progress, **settings):
         save(run, progress=progress, **settings)
@@ -47,7 +47,7 @@ def tell_saves(signal_in_step=None, number=None):
             os.kill(os.getpid(), number)
         return train(*given, **named)
 
-    fit.save_checkpoint, fit.train_step = saved, trained
+    step.save_checkpoint, fit.train_step = saved, trained
 
 
 def saved_steps(said):

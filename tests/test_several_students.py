@@ -58,7 +58,7 @@ def test_a_signal_saves_all_and_each_continues_alone_to_the_weights_of_a_straigh
     for lob in (2, 3):
         run = f"runs/all-lob{lob}"
         assert f"cikd ali --resume {run}" in said
-        assert RunDir.open(run, finished=False).record["status"] == "interrupted"
+        assert RunDir.open(run, finished=False).record.status == "interrupted"
         cikd("ali", "--resume", run, "--quiet")
     cikd(*words, "--lob", "3", "--name", "straight")
     straight, broken = (Path(f"runs/{name}/model.safetensors").read_bytes() for name in ("straight", "all-lob3"))
@@ -70,8 +70,8 @@ def test_a_loss_that_is_not_finite_stops_all_and_names_its_run(cikd, words):
     assert "of runs/ali-001" in said
     for run in ("runs/ali-001", "runs/ali-002"):
         record = RunDir.open(run, finished=False).record
-        assert record["status"] == "failed"
-        assert "runs/ali-001" in record["message"]
+        assert record.status == "failed"
+        assert "runs/ali-001" in record.message
 
 
 def test_a_dry_run_plans_for_all_and_writes_nothing(cikd, teacher, recipe):

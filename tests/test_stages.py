@@ -58,9 +58,9 @@ def test_ali_takes_a_folder_of_unlabelled_images_and_lm_goes_back_to_the_labels(
         (loose / f"{number}.png").write_bytes(path.read_bytes())
     cikd("ali", "--data", loose, "--teacher", teacher, "--recipe", recipe, "--epochs", "1")
     record = RunDir.open("runs/ali-001").record
-    assert record["data"]["classes"] == 0
+    assert record.data.classes == 0
     cikd("lm", "--from", "runs/ali-001", "--recipe", recipe, "--epochs", "1")
-    assert RunDir.open("runs/lm-001").record["data"]["name"] == str(photos)
+    assert RunDir.open("runs/lm-001").record.data.name == str(photos)
 
 
 def test_lm_refuses_what_contradicts_its_parent_and_names_both_values(cikd, teacher, recipe):
@@ -103,7 +103,7 @@ def test_the_last_epoch_is_the_deliverable_and_val_keeps_the_best_one_beside_it(
     run = RunDir.open("runs/teacher-001")
     assert all("val_top1" in row and "test_top1" not in row for row in run.metrics())
     best, _ = load_model(run.path / "model-best.safetensors")
-    assert run.record["result"]["best_val_top1"] == max(row["val_top1"] for row in run.metrics())
+    assert run.record.result.best_val_top1 == max(row["val_top1"] for row in run.metrics())
     assert best.head.weight.shape == (3, 16)
 
 
@@ -133,7 +133,7 @@ def test_ali_from_a_student_made_for_other_patches_is_refused(cikd, teacher, pho
 def test_ali_from_a_run_alone_takes_its_teacher_and_its_student(cikd, teacher, recipe):
     cikd("lm", "--teacher", teacher, "--recipe", recipe, "--epochs", "1", "--quiet")
     cikd("ali", "--from", "runs/lm-001", "--epochs", "1", "--quiet")
-    assert [entry["stage"] for entry in RunDir.open("runs/ali-001").record["parents"]] == ["finetune-teacher", "lm"]
+    assert [entry.stage for entry in RunDir.open("runs/ali-001").record.parents] == ["finetune-teacher", "lm"]
     said = cikd("ali", "--from", "runs/lm-001", "--student", "vit_tiny", code=2).output
     assert "vit_tiny" in said
 
@@ -168,7 +168,7 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_and_step_and_keeps_the_check
     words = ("finetune-teacher", "--data", photos, "--recipe", recipe, "--lr", "1e30", "--set", "warmup=0")
     said = cikd(*words, code=1).output
     assert "epoch 1, step" in said
-    assert RunDir.open("runs/teacher-001", finished=False).record["status"] == "failed"
+    assert RunDir.open("runs/teacher-001", finished=False).record.status == "failed"
 
 
 def test_an_edited_run_is_refused(cikd, teacher, recipe):

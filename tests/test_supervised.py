@@ -7,6 +7,7 @@ import torch
 
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.views import normalise
+from cikd_cli.methods import Moment
 from cikd_cli.methods.supervised import Supervised, cross_entropy
 from cikd_cli.models.teachers import create_scratch_teacher
 
@@ -50,36 +51,36 @@ def test_half_precision_logits_are_computed_in_float32():
 def test_the_only_term_is_the_cross_entropy_of_the_normalised_images():
     method = probe().eval()
     with torch.no_grad():
-        logits = method.model(normalise(batch().images, MEAN, STD))
-    terms = method(batch(), 0)
+        logits = method.student(normalise(batch().images, MEAN, STD))
+    terms = method(batch(), Moment(0))
     assert list(terms) == ["ce"]
     assert terms["ce"].item() == pytest.approx(reference.smoothed_cross_entropy(logits, batch().targets, 0.1), rel=1e-5)
 
 
 def test_fine_tuning_reaches_every_parameter():
     method = probe()
-    method(batch(), 0)["ce"].backward()
-    assert [name for name, p in method.model.named_parameters() if p.grad is None] == []
+    method(batch(), Moment(0))["ce"].backward()
+    assert [name for name, p in method.student.named_parameters() if p.grad is None] == []
 
 
 def test_a_linear_probe_trains_the_head_alone():
     method = probe(linear_probe=True)
-    method(batch(), 0)["ce"].backward()
-    assert [name for name, p in method.model.named_parameters() if p.requires_grad] == ["head.weight", "head.bias"]
-    assert [name for name, p in method.model.named_parameters() if p.grad is not None] == ["head.weight", "head.bias"]
+    method(batch(), Moment(0))["ce"].backward()
+    assert [name for name, p in method.student.named_parameters() if p.requires_grad] == ["head.weight", "head.bias"]
+    assert [name for name, p in method.student.named_parameters() if p.grad is not None] == ["head.weight", "head.bias"]
 
 
 def test_a_linear_probe_keeps_its_trunk_in_eval_mode():
     method = probe(linear_probe=True).train()
-    method(batch(), 0)
-    assert not any(module.training for module in method.model.blocks.modules())
+    method(batch(), Moment(0))
+    assert not any(module.training for module in method.student.blocks.modules())
 
 
 def test_a_linear_probe_sees_the_logits_that_evaluation_sees():
     method = probe(linear_probe=True)
     with torch.no_grad():
-        logits = method.model.eval()(normalise(batch().images, MEAN, STD))
-    loss = method(batch(), 0)["ce"].item()
+        logits = method.student.eval()(normalise(batch().images, MEAN, STD))
+    loss = method(batch(), Moment(0))["ce"].item()
     assert loss == pytest.approx(reference.smoothed_cross_entropy(logits, batch().targets, 0.1), rel=1e-5)
 
 
@@ -91,7 +92,7 @@ def test_a_distilled_deit_trains_both_its_heads_on_the_logits_of_evaluation(line
     with torch.no_grad():
         logits = model.eval()(normalise(batch().images, MEAN, STD))
     method = Supervised(model.train(), mean=MEAN, std=STD, smoothing=0.1, linear_probe=linear_probe)
-    loss = method(batch(), 0)["ce"]
+    loss = method(batch(), Moment(0))["ce"]
     loss.backward()
     assert loss.item() == pytest.approx(reference.smoothed_cross_entropy(logits, batch().targets, 0.1), rel=1e-5)
     assert model.head.weight.grad is not None

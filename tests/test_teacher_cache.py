@@ -49,7 +49,7 @@ def test_batches_that_are_partly_known_do_not_make_the_teacher_compile_again(tmp
         compiled.append(graph)
         return graph
 
-    for block in teacher.vit.blocks:
+    for block in teacher.network.blocks:
         block.compile(dynamic=False, backend=backend)
     cache = TeacherCache(tmp_path / "key", {}, images=8, classes=5)
     cache.logits(teacher, images[:2], torch.arange(2), 0)

@@ -142,7 +142,7 @@ def test_ctrl_c_between_the_claim_of_a_run_and_its_training_names_the_run(cikd, 
         "runs/lm-001 stopped before anything could be saved.",
         "begin it again with  cikd lm --resume runs/lm-001",
     ]
-    assert RunDir.open("runs/lm-001", finished=False).record["status"] == "interrupted"
+    assert RunDir.open("runs/lm-001", finished=False).record.status == "interrupted"
     cikd("lm", "--resume", "runs/lm-001", "--quiet")
 
 

@@ -4,6 +4,7 @@ import re
 import sys
 
 import pytest
+from claimed import RESULT, whole
 from typer.testing import CliRunner
 
 from cikd_cli.cli import elsewhere
@@ -11,7 +12,7 @@ from cikd_cli.cli.app import app
 from cikd_cli.cli.flags import settable
 from cikd_cli.cli.slurm import SlurmOptions
 from cikd_cli.runs.directory import RunDir
-from cikd_cli.settings.request import flag_name
+from cikd_cli.settings.knob import flag_name
 from cikd_cli.settings.stages import STAGES
 
 ANSWERS = {
@@ -98,9 +99,9 @@ def place(tmp_path, monkeypatch):
     for name in ("photos/a", "photos/b", "My Photos/a"):
         (tmp_path / name).mkdir(parents=True)
     for stage, name in (("finetune-teacher", "teacher-001"), ("ali", "ali-001"), ("lm", "lm-001"), ("lm", "open")):
-        run = RunDir.create(tmp_path / "runs", stage, prefix="", name=name, record={}, config={})
+        run = RunDir.create(tmp_path / "runs", stage, prefix="", name=name, record=whole(), config={})
         if name != "open":
-            run.finish({})
+            run.finish(RESULT)
     for stage in STAGES.values():
         monkeypatch.setitem(sys.modules, stage.module, None)  # importing it would fail
 

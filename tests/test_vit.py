@@ -9,8 +9,9 @@ from torch import nn
 
 from cikd_cli.errors import CikdError
 from cikd_cli.models import create_student, create_teacher, sincos_positions
+from cikd_cli.models.network import head_counts
 from cikd_cli.models.teachers import create_scratch_teacher
-from cikd_cli.models.vit import head_counts, set_heads
+from cikd_cli.models.vit import set_heads
 
 COUNTS = {  # docs/method.md: (name, classes) -> parameters with and without the position table
     ("vit_tiny", 0): (5_524_416, 5_486_592),

@@ -13,8 +13,9 @@ from timm.models.vision_transformer import VisionTransformer
 
 from cikd_cli.errors import CikdError
 from cikd_cli.models import create_student
+from cikd_cli.models.spec import ModelSpec
 from cikd_cli.models.teachers import create_scratch_teacher
-from cikd_cli.models.weights import ModelSpec, encode_model, load_model, read_spec
+from cikd_cli.models.weights import encode_model, load_model, read_spec
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
 
@@ -33,7 +34,9 @@ def stored(tmp_path: Path, **edits: object) -> Path:
     path = tmp_path / "model.safetensors"
     path.write_bytes(encode_model(model, spec))
     if edits:
-        described = json.dumps(spec.as_dict() | edits)
+        whole = spec.as_dict()
+        arguments = {key: edits.pop(key) for key in list(edits) if key in whole["arguments"] and key not in whole}
+        described = json.dumps(whole | {"arguments": whole["arguments"] | arguments} | edits)
         save_file(load_file(path), path, metadata={"format": "pt", "cikd": described})
     return path
 
@@ -68,18 +71,14 @@ def test_a_teacher_comes_back_as_the_same_network(tmp_path, architecture):
 def test_the_description_holds_heads_sizes_classes_and_normalisation():
     _, spec = student()
     assert spec == ModelSpec(
-        architecture="student",
-        width=24,
-        depth=4,
+        builder="student",
+        arguments={"width": 24, "depth": 4, "heads": [6, 2, 2, 6], "patch_size": 8, "drop_path": 0.2},
         heads=(6, 2, 2, 6),
-        patch_size=8,
         image_size=16,
         num_classes=3,
         classes=("a", "b", "ü"),
         mean=MEAN,
         std=STD,
-        prefix_tokens=1,
-        drop_path=0.2,
     )
 
 
@@ -126,13 +125,14 @@ def test_a_head_list_that_no_student_has_is_refused(tmp_path, heads):
 
 @pytest.mark.parametrize("heads", [[6, 2, 6], [6, 2, 2, 2, 6], []])
 def test_a_head_list_of_another_length_is_refused(tmp_path, heads):
-    with pytest.raises(CikdError, match=f"lists heads for {len(heads)} blocks but has 4"):
+    with pytest.raises(CikdError, match="6, 2, 2, 6; the same tensors with other heads are another network"):
         load_model(stored(tmp_path, heads=heads))
 
 
 def test_heads_that_do_not_divide_the_width_are_refused(tmp_path):
+    shape = {"width": 24, "depth": 4, "heads": [5, 2, 2, 5], "patch_size": 8}
     with pytest.raises(CikdError, match="5 heads do not divide"):
-        load_model(stored(tmp_path, heads=[5, 2, 2, 5]))
+        load_model(stored(tmp_path, arguments=shape))
 
 
 def test_edited_heads_of_a_timm_teacher_are_refused(tmp_path):

@@ -82,6 +82,6 @@ class _Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _plain_attention(network: Any) -> None:
-    for vit in (network, getattr(getattr(network, "teacher", None), "vit", None)):
+    for vit in (network, getattr(getattr(network, "teacher", None), "network", None)):
         if isinstance(vit, torch.nn.Module):
             fuse_attention(vit, False)

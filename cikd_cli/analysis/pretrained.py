@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cikd_cli.data.splits import Split
 from cikd_cli.data.views import evaluation_view, normalise
-from cikd_cli.models.weights import ModelSpec
+from cikd_cli.models.spec import ModelSpec
 
 CLASSES, PER_CLASS, BATCH = 10, 12, 24
 

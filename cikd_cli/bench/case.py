@@ -1,18 +1,19 @@
 """What `cikd bench` times: the recipe's sizes, with what was typed on top."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import torch
 
 from cikd_cli.bench.config import BenchConfig
 from cikd_cli.bench.networks import Case, build_teacher
+from cikd_cli.data.views import ViewLaw
 from cikd_cli.methods.ali import learning_objective_block
-from cikd_cli.settings.configs import AliConfig, FinetuneTeacherConfig, LmConfig, TrainingConfig
-from cikd_cli.settings.recipes import SECTIONS, resolve
+from cikd_cli.settings.configs import TrainingConfig
+from cikd_cli.settings.methods import AliConfig, FinetuneTeacherConfig, LmConfig
+from cikd_cli.settings.recipes import resolve
 from cikd_cli.settings.request import RunOptions
 
-STAGES = ("ali", "lm", "finetune-teacher")
 Training = TypeVar("Training", bound=TrainingConfig)
 
 # Training images of the named sets (docs/method.md; MNIST's and the digits' own): sizes are wanted before any download.
@@ -29,8 +30,6 @@ TRAIN_IMAGES = {
     "chaoyang": 4_021,
 }
 CPU_PIXELS = 8 * 224**2  # of a batch: on a CPU the pace hardly depends on it, and a round should take seconds
-
-_VIEW_LAW = ("crop_scale", "interpolation", "flip", "jitter", "augment")  # the reference has the paper's
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,8 @@ def plan(config: BenchConfig, recipe: str | None, device: torch.device) -> Plan:
     Raises:
         CikdError: as `recipes.resolve` and `build_teacher`, or a LOB outside the teacher.
     """
-    options = RunOptions(recipe=recipe)
-    ali, lm, teacher = (resolve(SECTIONS[name], name, {}, options=options).config for name in STAGES)
-    assert isinstance(ali, AliConfig)
-    assert isinstance(lm, LmConfig)
-    assert isinstance(teacher, FinetuneTeacherConfig)
+    ali, lm = _told(AliConfig, "ali", recipe), _told(LmConfig, "lm", recipe)
+    teacher = _told(FinetuneTeacherConfig, "finetune-teacher", recipe)
     typed = {key: getattr(config, key) for key in ("image_size", "batch_size", "student", "precision")}
     shared: dict[str, Any] = {key: value for key, value in typed.items() if value is not None}
     shared |= {"compile": config.compile}
@@ -79,8 +75,17 @@ def plan(config: BenchConfig, recipe: str | None, device: torch.device) -> Plan:
     return Plan(case.but(lob=lob), recipe, batches, train_images)
 
 
+def _told(config_class: type[Training], stage: str, recipe: str | None) -> Training:
+    """What a recipe tells a stage."""
+    config = resolve(config_class, stage, {}, options=RunOptions(recipe=recipe)).config
+    assert isinstance(config, config_class)
+    return config
+
+
 def _paper_views(config: TrainingConfig) -> dict[str, Any]:
-    return {key: type(config).model_fields[key].default for key in _VIEW_LAW}
+    """The law of the views as the paper has it, which is the reference's."""
+    law = {field.name for field in fields(ViewLaw)} - {"image_size"}
+    return {key: type(config).model_fields[key].default for key in law}
 
 
 def _at_most(config: Training, batch: int) -> Training:

@@ -12,9 +12,8 @@ import torch
 from cikd_cli.bench import case, sweep
 from cikd_cli.bench.config import BenchConfig
 from cikd_cli.bench.contest import relation_contest, step_contest, views_contest
-from cikd_cli.bench.measure import Contest, measure
+from cikd_cli.bench.measure import Contest, measure, memory, pace, speedup, unstarted
 from cikd_cli.bench.networks import Case
-from cikd_cli.bench.sweep import memory, pace, speedup, unstarted
 from cikd_cli.bench.timing import matrix_peak
 from cikd_cli.console import Reporter, duration, quantity, reporter
 from cikd_cli.engine.precision import choose_precision

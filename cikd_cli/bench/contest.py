@@ -7,30 +7,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from cikd_cli.bench.config import Stage
 from cikd_cli.bench.measure import Contest
-from cikd_cli.bench.networks import Case, Stage, build_method, build_rival
+from cikd_cli.bench.networks import Case, build_job, build_rival, noise
 from cikd_cli.bench.reference import load_reference
 from cikd_cli.bench.timing import Act
 from cikd_cli.bench.work import random_taps, relation_losses, relation_work, step_work, tap_shapes
 from cikd_cli.data.batch import Batch
-from cikd_cli.data.sources import DataSource, Split
 from cikd_cli.data.views import normalise
-from cikd_cli.engine.optim import ALI_NO_DECAY, LABEL_NO_DECAY
+from cikd_cli.engine.optim import parameter_groups
 from cikd_cli.engine.precision import DTYPES, autocast, choose_precision
 from cikd_cli.engine.step import Training, train_step
 from cikd_cli.engine.totals import Totals
-from cikd_cli.methods.ali import Ali
-from cikd_cli.methods.lm import LogitMimicking
-from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.logit_cache import TeacherCache
-from cikd_cli.models.weights import HALF, ModelSpec
+from cikd_cli.models.spec import HALF
 from cikd_cli.processes.world import World
 from cikd_cli.settings.request import RunOptions
-from cikd_cli.training.job import Job, trainable_groups
 from cikd_cli.training.prepare import prepare
 
 
@@ -41,7 +36,7 @@ def step_contest(case: Case, stage: Stage, device: torch.device) -> Contest:
     entrants: dict[str, Act] = {"reference": _reference_step(case, stage, training, batch, device)}
     entrants["tool"] = _own_step(training, batch, device)
     if stage == "lm":
-        entrants["cached"] = _own_step(_with_full_cache(case, training, batch, device), batch, device)
+        entrants["cached"] = _own_step(_with_full_cache(case, batch, device), batch, device)
     return Contest(stage, len(batch.index), entrants, step_work(case, stage, training.precision, device))
 
 
@@ -68,9 +63,8 @@ def views_contest(case: Case, stage: Stage, device: torch.device) -> Contest:
     """
     rival, config = load_reference(), case.stage(stage)
     view = rival.AliViews(config.image_size) if stage == "ali" else rival.LmViews(config.image_size)
-    images = list(_random_source(case, config.batch_size).train.items)
-    logits = torch.zeros(config.batch_size, case.num_classes)  # no teacher is needed to make views
-    loader = _training(case, "lm", device, logits, views_of=stage).loader
+    images = list(noise(case, config.batch_size).train.items)
+    loader = _training(case, stage, device).loader
     steps = count()
 
     def tool() -> object:
@@ -82,40 +76,22 @@ def views_contest(case: Case, stage: Stage, device: torch.device) -> Contest:
     )
 
 
-def _training(
-    case: Case, stage: Stage, device: torch.device, logits: Tensor | None = None, *, views_of: Stage | None = None
-) -> Training:
+def _training(case: Case, stage: Stage, device: torch.device) -> Training:
     """The engine's view of a run on random images, made as every run's is."""
-    config = case.stage(views_of or stage)
-    precision = choose_precision(config.precision, device)
-    method = build_method(case, stage, device=device, precision=precision, logits=logits)
-    job = Job(
-        config=config,
-        source=_random_source(case, config.batch_size),
-        method=method,
-        model=method.student,
-        spec=ModelSpec.describe(method.student, "student", classes=(), mean=HALF, std=HALF),
-        groups=trainable_groups(method.student, config, ALI_NO_DECAY if stage == "ali" else LABEL_NO_DECAY),
-        two_views=(views_of or stage) == "ali",
-        scored=False,
-    )
-    return prepare([job], World(device), RunOptions(workers=0))[0]
+    return prepare([build_job(case, stage, device)], World(device), RunOptions(workers=0))[0]
 
 
-def _with_full_cache(case: Case, training: Training, batch: Batch, device: torch.device) -> Training:
-    """A run like `training` whose cache knows the batch; its folder is gone as soon as that is in memory."""
-    teacher = training.method.teacher
-    assert isinstance(teacher, FrozenTeacher)
-    cached = _training(case, "lm", device, torch.zeros(len(batch.index), case.num_classes))
-    assert isinstance(cached.method, LogitMimicking)
+def _with_full_cache(case: Case, batch: Batch, device: torch.device) -> Training:
+    """A run whose cache knows the batch; its folder is gone as soon as that is in memory."""
+    training = _training(case, "lm", device)
+    method: Any = training.method
     with TemporaryDirectory() as folder:
-        cache = TeacherCache(Path(folder), {}, images=len(batch.index), classes=case.num_classes)
-        known = (teacher, normalise(batch.images, HALF, HALF), batch.index, cached.config.epochs)
-        cache.logits(*known)
-        cache.flush()
-        cache.logits(*known)
-    cached.method.teacher, cached.method.cache = teacher, cache
-    return cached
+        method.cache = TeacherCache(Path(folder), {}, images=len(batch.index), classes=case.num_classes)
+        seen = (normalise(batch.images, HALF, HALF), batch.index, training.config.epochs)
+        method.teacher_logits(*seen)
+        method.cache.flush()
+        method.teacher_logits(*seen)  # which reads what was written
+    return training
 
 
 def _own_step(training: Training, batch: Batch, device: torch.device) -> Act:
@@ -139,7 +115,6 @@ def _reference_step(case: Case, stage: Stage, training: Training, batch: Batch, 
     student, teacher = (vit.to(device) for vit in build_rival(case, stage))
     inputs = [normalise(batch.images, HALF, HALF)]
     if stage == "ali":
-        assert isinstance(training.method, Ali)
         assert batch.teacher_images is not None
         inputs.append(normalise(batch.teacher_images, HALF, HALF))
         terms = partial(rival.ali_terms, student, teacher, lob=case.lob)
@@ -148,27 +123,15 @@ def _reference_step(case: Case, stage: Stage, training: Training, batch: Batch, 
         terms = partial(rival.lm_terms, student, teacher, smoothing=case.lm.smoothing)
     step = rival.Step(
         terms,
-        trainable_groups(student.train(), config, ALI_NO_DECAY if stage == "ali" else LABEL_NO_DECAY),
+        parameter_groups(
+            student.train(),
+            student,
+            weight_decay=config.weight_decay,
+            layer_decay=config.layer_decay,
+            token_decay=training.method.needs.token_decay,
+        ),
         betas=config.betas,
         dtype=DTYPES[training.precision],
         device=device,
     )
     return partial(step, *inputs, lr=config.lr)
-
-
-def _random_source(case: Case, images: int) -> DataSource:
-    """Noise of the case's source size, with labels in turn."""
-    drawn: Any = np.random.default_rng(0)
-    pixels = drawn.integers(0, 256, (images, case.source_size, case.source_size, 3), dtype=np.uint8)
-    labels = np.arange(images, dtype=np.int64) % case.num_classes
-    return DataSource(
-        classes=(),
-        train=Split(pixels, labels),
-        val=None,
-        test=None,
-        split="noise",
-        name="noise",
-        fingerprint="",
-        skipped=0,
-        looked_into=0,
-    )

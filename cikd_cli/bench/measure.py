@@ -1,6 +1,7 @@
-"""A contest of two or more entrants, and what is found out about each."""
+"""A contest of two or more entrants, what is found out about each, and its cells in a table."""
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +47,7 @@ def measure(contest: Contest, *, rounds: int, device: torch.device) -> list[dict
     for name, act in contest.entrants.items():
         result: dict[str, Any] = {"what": contest.name, "entrant": name, "batch_size": contest.images}
         if name in timed:
-            result |= _pace(contest, timed, name)
+            result |= _timed(contest, timed, name)
         else:
             result["out_of_memory"] = True
         if name in counted:
@@ -57,7 +58,38 @@ def measure(contest: Contest, *, rounds: int, device: torch.device) -> list[dict
     return results
 
 
-def _pace(contest: Contest, timed: dict[str, list[float]], name: str) -> dict[str, Any]:
+def pace(result: dict[str, Any]) -> str:
+    """Images a second, as a cell."""
+    if "out_of_memory" in result:
+        return "no memory"
+    value = result["images_per_second"]
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def speedup(result: dict[str, Any]) -> str:
+    """How many times the reference's pace, as a cell: median and range of the rounds."""
+    ratio = result.get("speedup")
+    if ratio is None or result["entrant"] == "reference":
+        return ""
+    return f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
+
+
+def memory(result: dict[str, Any]) -> str:
+    """Mebibytes, as a cell."""
+    if "memory_bytes" not in result:
+        return ""
+    size = result["memory_bytes"] / 2**20
+    return f"{size:,.0f} MiB" if size >= 10 else f"{size:.1f} MiB"
+
+
+def unstarted(results: Sequence[dict[str, Any]]) -> list[str]:
+    """A line about entrants that were counted and not started, if there are any."""
+    if any("out_of_memory" in result and "memory_bytes" in result for result in results):
+        return [f"no memory: not started, as {SPARE} times what it holds is more than this machine has left"]
+    return []
+
+
+def _timed(contest: Contest, timed: dict[str, list[float]], name: str) -> dict[str, Any]:
     median = statistics.median(timed[name])
     pace = {
         "seconds": timed[name],

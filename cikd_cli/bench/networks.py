@@ -1,26 +1,26 @@
-"""The networks and methods of one size of the problem, with random weights."""
+"""One size of the problem: its networks with random weights, its images, and what a run would make of them."""
 
 import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
 
+from cikd_cli.bench.config import Stage
 from cikd_cli.bench.reference import load_reference
-from cikd_cli.engine.precision import DTYPES
+from cikd_cli.data.sources import DataSource, Split
+from cikd_cli.engine.precision import DTYPES, choose_precision
 from cikd_cli.errors import CikdError
-from cikd_cli.methods.ali import Ali
-from cikd_cli.methods.lm import LogitMimicking
 from cikd_cli.models.frozen import FrozenTeacher
+from cikd_cli.models.spec import HALF, ModelSpec
 from cikd_cli.models.teachers import create_scratch_teacher, create_teacher
-from cikd_cli.models.vit import create_student, head_counts
-from cikd_cli.models.weights import HALF
-from cikd_cli.settings.configs import AliConfig, FinetuneTeacherConfig, LmConfig
-
-Stage = Literal["ali", "lm"]
+from cikd_cli.settings.methods import AliConfig, FinetuneTeacherConfig, LmConfig
+from cikd_cli.settings.stages import STAGES
+from cikd_cli.training.job import Job, Taught, student_job
+from cikd_cli.training.networks import new_student
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class Case:
         """The teacher's learning objective block, from 1."""
         return int(self.ali.lob)
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return tuple(map(str, range(self.num_classes)))
+
     def stage(self, stage: Stage) -> AliConfig | LmConfig:
         """What a stage would be told."""
         return self.ali if stage == "ali" else self.lm
@@ -52,39 +57,44 @@ class Case:
         return replace(self, ali=self.ali.model_copy(update=values), lm=self.lm.model_copy(update=shared))
 
 
-class KnownLogits:
-    """In place of a FrozenTeacher: logits for one batch, (B, C) float32, where a step is counted with a full cache."""
+def build_job(case: Case, stage: Stage, device: torch.device) -> Job:
+    """What `cikd ali` or `cikd lm` would train, from scratch, on noise.
 
-    def __init__(self, logits: Tensor) -> None:
-        self._logits = logits
-
-    def logits(self, images: Tensor) -> Tensor:
-        """The first rows, one an image; images: (B, 3, H, W)."""
-        return self._logits[: len(images)]
-
-
-def build_method(
-    case: Case, stage: Stage, *, device: torch.device, precision: str, logits: Tensor | None = None
-) -> Ali | LogitMimicking:
-    """What `cikd ali` or `cikd lm` would train, with the paper's weights of the terms.
-
-    logits: (B, C) of a batch, in place of the lm teacher.
+    Raises:
+        CikdError: as `build_teacher`.
     """
-    student = build_student(case, stage)
-    if logits is not None:
-        known: Any = KnownLogits(logits)
-        return LogitMimicking(student, known, mean=HALF, std=HALF, smoothing=case.lm.smoothing)
-    teacher = FrozenTeacher(build_teacher(case), device=device, dtype=DTYPES[precision])
-    if stage == "ali":
-        return Ali(student, teacher, pairs=((1, 1), (case.lob, len(student.blocks))), mean=HALF, std=HALF)
-    return LogitMimicking(student, teacher, mean=HALF, std=HALF, smoothing=case.lm.smoothing)
+    config, teacher = case.stage(stage), build_teacher(case)
+    source = noise(case, config.batch_size)
+    dtype = DTYPES[choose_precision(config.precision, device)]
+    taught = Taught(None, FrozenTeacher(teacher, device=device, dtype=dtype), _describe(case, teacher))
+    return student_job(STAGES[stage], config, source, taught, device)
 
 
 def build_rival(case: Case, stage: Stage) -> tuple[VisionTransformer, VisionTransformer]:
     """Student and teacher with the same weights, as the reference runs them."""
-    student, teacher = build_student(case, stage), build_teacher(case)
+    teacher = build_teacher(case)
+    classes = case.classes if stage == "lm" else ()
+    student: Any
+    student, _ = new_student(case.stage(stage), teacher, _describe(case, teacher), classes=classes)
     load_reference().as_released(student, teacher, stage=stage, drop_path=case.ali.drop_path)
     return student, teacher
+
+
+def noise(case: Case, images: int) -> DataSource:
+    """Random images of the case's source size, with labels in turn."""
+    drawn: Any = np.random.default_rng(0)
+    pixels = drawn.integers(0, 256, (images, case.source_size, case.source_size, 3), dtype=np.uint8)
+    return DataSource(
+        classes=case.classes,
+        train=Split(pixels, np.arange(images, dtype=np.int64) % case.num_classes),
+        val=None,
+        test=None,
+        split="noise",
+        name="noise",
+        fingerprint="",
+        skipped=0,
+        looked_into=images,
+    )
 
 
 def build_teacher(case: Case) -> VisionTransformer:
@@ -96,22 +106,8 @@ def build_teacher(case: Case) -> VisionTransformer:
     return copy.deepcopy(_teacher(case.teacher, case.num_classes, case.ali.image_size))
 
 
-def build_student(case: Case, stage: Stage) -> VisionTransformer:
-    """The student made for the teacher; in "ali" it has no classifier."""
-    config, teacher = case.ali, _teacher(case.teacher, case.num_classes, case.ali.image_size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        return create_student(
-            config.student,
-            num_classes=case.num_classes if stage == "lm" else 0,
-            image_size=config.image_size,
-            patch_size=teacher.patch_embed.patch_size[0],
-            end_heads=head_counts(teacher)[0],
-            width=config.student_width,
-            depth=config.student_depth,
-            heads=config.student_heads,
-            drop_path=config.drop_path,
-        )
+def _describe(case: Case, teacher: VisionTransformer) -> ModelSpec:
+    return ModelSpec.describe(teacher, case.teacher.teacher, classes=case.classes, mean=HALF, std=HALF)
 
 
 @lru_cache(maxsize=1)  # seconds for a large one, and both sides get a copy each

@@ -8,16 +8,15 @@ from typing import Any
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from cikd_cli.bench.config import BenchConfig
+from cikd_cli.bench.config import STEPS, BenchConfig
 from cikd_cli.bench.contest import step_contest
 from cikd_cli.bench.growth import Curve, plot_growth
-from cikd_cli.bench.measure import SPARE, measure
-from cikd_cli.bench.networks import Case, Stage, build_teacher
+from cikd_cli.bench.measure import measure, memory, pace, speedup, unstarted
+from cikd_cli.bench.networks import Case, build_teacher
 from cikd_cli.console import Reporter
 from cikd_cli.errors import CikdError
 from cikd_cli.files import to_json, write_atomically
 
-ALL_STAGES: tuple[Stage, ...] = ("ali", "lm")
 ROUNDS = 3  # at most: many places, and a line through them shows what is noise
 STEM = Path("bench-sweep")
 AXES = {"batch_size": "batch size", "image_size": "image size, pixels", "lob": "learning objective block"}
@@ -30,7 +29,7 @@ LOBS = ((1, 2, 4, 6, 8, 10, 12), (1, 4, 7, 10, 12))
 
 def run(case: Case, config: BenchConfig, device: torch.device, out: Reporter) -> dict[str, Any]:
     """Measure every place, print tables, write bench-sweep.json, .png and .svg; {"sweep": results by axis}."""
-    stages: list[Stage] = [stage for stage in ALL_STAGES if stage in config.what.split(",")]
+    stages = [stage for stage in STEPS if stage in config.what.split(",")]
     if not stages:
         raise CikdError(f"--sweep times steps, and --what {config.what} has none.", hint="--what ali,lm")
     places = [
@@ -56,37 +55,6 @@ def run(case: Case, config: BenchConfig, device: torch.device, out: Reporter) ->
     pictures = plot_growth(STEM, panels, memory="measured" if device.type == "cuda" else "counted")
     out.fields([("pictures", "  ".join(map(str, pictures)))])
     return summary
-
-
-def pace(result: dict[str, Any]) -> str:
-    """Images a second, as a cell."""
-    if "out_of_memory" in result:
-        return "no memory"
-    value = result["images_per_second"]
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def speedup(result: dict[str, Any]) -> str:
-    """How many times the reference's pace, as a cell: median and range of the rounds."""
-    ratio = result.get("speedup")
-    if ratio is None or result["entrant"] == "reference":
-        return ""
-    return f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
-
-
-def memory(result: dict[str, Any]) -> str:
-    """Mebibytes, as a cell."""
-    if "memory_bytes" not in result:
-        return ""
-    size = result["memory_bytes"] / 2**20
-    return f"{size:,.0f} MiB" if size >= 10 else f"{size:.1f} MiB"
-
-
-def unstarted(results: Sequence[dict[str, Any]]) -> list[str]:
-    """A line about entrants that were counted and not started, if there are any."""
-    if any("out_of_memory" in result and "memory_bytes" in result for result in results):
-        return [f"no memory: not started, as {SPARE} times what it holds is more than this machine has left"]
-    return []
 
 
 def _values(config: BenchConfig, teacher: VisionTransformer, device: torch.device) -> dict[str, Sequence[int]]:

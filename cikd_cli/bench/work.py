@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from cikd_cli.analysis import count
-from cikd_cli.bench.networks import Case, Stage, build_method, build_rival, build_student, build_teacher
+from cikd_cli.bench.config import Stage
+from cikd_cli.bench.networks import Case, build_job, build_rival
 from cikd_cli.bench.reference import load_reference
-from cikd_cli.data.batch import Batch
 from cikd_cli.engine.precision import DTYPES, autocast, choose_attention
 from cikd_cli.methods.ali import ali_loss
 from cikd_cli.models.taps import QKV
+from cikd_cli.training.rehearsal import blank_loss
 
 CPU = torch.device("cpu")
 
@@ -42,8 +43,7 @@ def step_work(case: Case, stage: Stage, precision: str, device: torch.device) ->
     """
     work = {"reference": _reference(case, stage, precision), "tool": _tool(case, stage, precision, device)}
     if stage == "lm":
-        logits = torch.zeros(case.lm.batch_size, case.num_classes)
-        work["cached"] = _tool(case, stage, precision, device, logits)
+        work["cached"] = _tool(case, stage, precision, device, cached=True)
     return work
 
 
@@ -69,7 +69,7 @@ def relation_losses() -> dict[str, Callable[[QKV, QKV], Tensor]]:
 def tap_shapes(case: Case) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(heads, tokens, head_dim) of the first block's q of teacher and of student."""
     shapes = []
-    for vit in (build_teacher(case), build_student(case, "ali")):
+    for vit in reversed(build_rival(case, "ali")):
         attn, tokens = vit.blocks[0].attn, vit.patch_embed.num_patches + 1
         shapes.append((attn.num_heads, tokens, attn.head_dim))
     return shapes[0], shapes[1]
@@ -87,21 +87,25 @@ def random_taps(
     )
 
 
-def _tool(case: Case, stage: Stage, precision: str, device: torch.device, logits: Tensor | None = None) -> Work:
-    method = build_method(case, stage, device=CPU, precision=precision, logits=logits).train()
+class KnownLogits:
+    """In place of a FrozenTeacher: logits for one batch, (B, C) float32, where a step is counted with a full cache."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self._logits = logits
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The first rows, one an image; images: (B, 3, H, W)."""
+        return self._logits[: len(images)]
+
+
+def _tool(case: Case, stage: Stage, precision: str, device: torch.device, *, cached: bool = False) -> Work:
+    on_cpu = "bf16" if precision == "fp16" else precision  # as many bytes, and a CPU has it
+    job = build_job(case.but(precision=on_cpu), stage, CPU)
+    method: Any = job.method
     choose_attention(method, precision, device)
-    config = case.stage(stage)
-    sides = (3, config.image_size, config.image_size)
-
-    def loss(images: int, method: torch.nn.Module) -> Tensor:
-        views = torch.zeros(images, *sides, dtype=torch.uint8)
-        places = torch.zeros(images, dtype=torch.int64)
-        batch = Batch(views, places, torch.zeros_like(views) if stage == "ali" else None, places)
-        with autocast(precision, CPU):
-            terms: dict[str, Tensor] = method(batch, config.epochs)  # an epoch in which the teacher has its full weight
-            return torch.stack(list(terms.values())).sum()
-
-    return Work((method,), loss)
+    if cached:
+        method.teacher = KnownLogits(torch.zeros(case.lm.batch_size, case.num_classes))
+    return Work((method,), lambda images, copy: blank_loss(job, copy, images))
 
 
 def _reference(case: Case, stage: Stage, precision: str) -> Work:

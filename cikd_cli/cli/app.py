@@ -16,7 +16,7 @@ from cikd_cli.console import reporter, show_output, show_starting
 from cikd_cli.errors import CikdError
 from cikd_cli.files import to_json
 from cikd_cli.processes import environment
-from cikd_cli.settings.stages import RUNS_DIR_VARIABLE, STAGES, Stage
+from cikd_cli.settings.stages import LONG, RUNS_DIR_VARIABLE, STAGES, Stage
 
 CURRICULUM_PANEL = "The curriculum"
 RESULTS_PANEL = "Results"
@@ -210,7 +210,7 @@ def _add(target: typer.Typer, stage: Stage, kind: type[_StageCommand], panel: st
 
 
 for _stage in STAGES.values():
-    _learns = _stage.trains or _stage.command == "run"
+    _learns = bool(_stage.kind & LONG)
     _add(app, _stage, _Run, CURRICULUM_PANEL if _learns else RESULTS_PANEL)
     _add(config_app, _stage, _Config, None)
     if _learns:

@@ -22,9 +22,10 @@ from cikd_cli.processes import environment
 from cikd_cli.runs.chain import check_resume, resolve_curriculum
 from cikd_cli.runs.inheritance import resolve_stage, with_known_batch
 from cikd_cli.settings.configs import StageConfig
+from cikd_cli.settings.knob import facts_of, parent_knobs
 from cikd_cli.settings.recipes import resolve
-from cikd_cli.settings.request import Request, Resolved, extra
-from cikd_cli.settings.stages import STAGES, Stage
+from cikd_cli.settings.request import Request, Resolved
+from cikd_cli.settings.stages import STAGES, Kind, Stage
 
 
 def build(action: str, command: str) -> tuple[Any, frozenset[str]]:
@@ -105,7 +106,7 @@ def _resolve(stage: Stage, request: Request) -> Resolved:
 
     Raises CikdError for --workers that no stage would use; `cikd run` has analyses that load images with them.
     """
-    if stage.command == "run":
+    if stage.kind is Kind.CURRICULUM:
         return resolve_curriculum(request)
     options = request.options
     if options.views == "device" and options.workers:
@@ -118,13 +119,13 @@ def _resolve(stage: Stage, request: Request) -> Resolved:
 
 def _resolve_with_parent(stage: Stage, request: Request) -> Resolved:
     """As the stage itself does it; but a teacher that is neither named nor there yet is no error."""
-    if stage.command == "run":
+    if stage.kind is Kind.CURRICULUM:
         return resolve_curriculum(request)
     try:
         resolved, inherited = resolve_stage(stage.config, request)
         return with_known_batch(resolved, inherited, request.options.processes or 1)
     except CikdError:
-        if request.flags.get("from_run") or request.flags.get("teacher"):
+        if any(request.flags.get(key) for key, _ in parent_knobs(stage.config)):
             raise
         return _resolve(stage, request)
 
@@ -139,7 +140,7 @@ def _flat(config: StageConfig, before: str = "") -> dict[str, tuple[object, Fiel
 
 
 def _about(info: FieldInfo) -> str:
-    unset = extra(info, "unset")
+    unset = facts_of(info).unset
     return f"{info.description} [default: {unset}]" if unset else info.description or ""
 
 

@@ -13,14 +13,15 @@ from cikd_cli.runs import numbering
 from cikd_cli.runs.directory import RunDir, open_classifier
 from cikd_cli.runs.inheritance import resolve_stage
 from cikd_cli.runs.reading import locate, nearest_run, no_run
-from cikd_cli.settings.configs import CurriculumConfig, FinetuneTeacherConfig, StageConfig
+from cikd_cli.settings.configs import StageConfig
+from cikd_cli.settings.knob import parent_knobs
+from cikd_cli.settings.methods import CurriculumConfig, FinetuneTeacherConfig
 from cikd_cli.settings.names import check_data, data_name, data_names, no_images
-from cikd_cli.settings.patches import check_patch, patch_of
-from cikd_cli.settings.recipes import SECTIONS, load_recipe
+from cikd_cli.settings.patches import STUDENT_PATCH, check_patch, patch_of
+from cikd_cli.settings.recipes import load_recipe
 from cikd_cli.settings.request import Request, Resolved, gpu_numbers
-from cikd_cli.settings.stages import Stage
+from cikd_cli.settings.stages import TEACHER, Kind, Stage
 
-STUDENT_PATCH = 16  # of a student without a teacher
 _HUBS = ("hf-hub:", "hf_hub:", "local-dir:", "timm/")
 
 
@@ -41,16 +42,16 @@ def with_runs(stage: Stage, request: Request) -> Request:
     def network(word: str) -> str:
         return _network(word, runs_dir)
 
-    takes_networks = stage.command in ("mad", "cka")
     flags = dict(request.flags)
-    if flags.get("from_run"):
-        flags["from_run"] = run(flags["from_run"])
-    if flags.get("teacher"):
-        flags["teacher"] = _teacher(stage, flags["teacher"], run, network)
+    for key, takes in parent_knobs(stage.config):
+        if flags.get(key) and takes != TEACHER:
+            flags[key] = run(flags[key])
+    if flags.get(TEACHER):
+        flags[TEACHER] = _teacher(stage, flags[TEACHER], run, network)
     options = request.options
     if options.resume:
         options = options.model_copy(update={"resume": run(options.resume)})
-    runs = tuple((network if takes_networks else run)(word) for word in request.runs)
+    runs = tuple((network if stage.networks else run)(word) for word in request.runs)
     return replace(request, flags=flags, options=options, runs=runs)
 
 
@@ -96,14 +97,14 @@ def _network(word: str, runs_dir: Path) -> str:
 
 def _teacher(stage: Stage, word: str, run: Callable[[str], str], network: Callable[[str], str]) -> str:
     """What --teacher names: a run, for the teacher's own stage or for cka any network, else no run and not yet one."""
-    makes = stage.command in ("finetune-teacher", "run")
+    makes = stage.kind is Kind.CURRICULUM or TEACHER in stage.gives
     if word == "scratch" or "://" in word:
         return word
     if Path(word).is_file() and makes:
         return str(locate(word, Path()) or word)  # the weights of a run stand for it
     if has_weights_suffix(word) and not Path(word).exists():
         raise no_weights_file(Path(word))
-    if stage.command in ("ali", "lm") and patch_of(word) is None and not Path(word).is_file():
+    if stage.trains and not makes and patch_of(word) is None and not Path(word).is_file():
         return run(word)
     if makes and word.count("/") == 1 and not word.startswith(_HUBS) and not Path(word).parent.exists():
         hint = f"check the path given to --teacher; for one on huggingface.co  --teacher hf-hub:{word}"
@@ -118,7 +119,7 @@ def _check_teacher(config: FinetuneTeacherConfig) -> None:
     if config.teacher == "scratch":
         patch: int | None = config.teacher_patch
     elif is_file(path / "run.json"):
-        patch = _patch_of(RunDir.open(path, stages=("finetune-teacher",), whole=False))
+        patch = _patch_of(RunDir.open(path, giving=TEACHER, whole=False))
     else:
         patch = patch_of(config.teacher_arch or path.name)
     if patch is not None:
@@ -144,9 +145,9 @@ def _check_training(stage: Stage, request: Request) -> None:
     parent = inherited.parent
     if config.data is None:
         raise no_images()
-    if parent is not None and data_name(config.data) == parent.record["data"].get("name"):
+    if parent is not None and data_name(config.data) == parent.record.data.name:
         _check_still_there(parent, hint="--data DIR says where they lie now; they are known by their content")
-    _check_images(config.data, labelled=stage.command == "lm" or _is_own(config.data, parent))
+    _check_images(config.data, labelled=stage.labels or _is_own(config.data, parent))
     patch = STUDENT_PATCH if parent is None else _patch_of(parent)
     if patch is not None:
         command = "" if parent is None else f"cikd finetune-teacher --data {config.data}"
@@ -157,11 +158,8 @@ def _check_analysis(stage: Stage, request: Request, config: StageConfig) -> None
     """The runs of eval, mad and cka, and their images."""
     data = getattr(config, "data", None)
     words = [word for word in request.runs if (Path(word) / "run.json").is_file()]
-    scores = stage.command == "eval"
-    runs = [
-        open_classifier(word, whole=False) if scores else RunDir.open(word, stages=tuple(SECTIONS), whole=False)
-        for word in words
-    ]
+    scores = not stage.networks
+    runs = [open_classifier(word, whole=False) if scores else RunDir.open(word, whole=False) for word in words]
     if data is not None:
         _check_images(data, labelled=scores)
     elif runs:
@@ -184,17 +182,18 @@ def _check_images(data: str | None, *, labelled: bool = True) -> None:
 
 def _check_still_there(run: RunDir, *, hint: str) -> None:
     """That the folder of a run's images is still there."""
-    name = str((run.record.get("data") or {}).get("name") or "")
+    name = run.record.data.name
     if Path(name).is_absolute() and not Path(name).is_dir():
         raise CikdError(f"The images of {run.path} are gone: there is no folder {name}", hint=hint)
 
 
 def _is_own(data: str, parent: RunDir | None) -> bool:
     """Whether the data are those the parent learned from, with labels."""
-    return parent is not None and data_name(data) == (parent.record.get("data") or {}).get("name")
+    return parent is not None and data_name(data) == parent.record.data.name
 
 
 def _patch_of(run: RunDir) -> int | None:
     """The patch side of a run's network; every student has its teacher's."""
-    patch = (run.record.get("model") or {}).get("patch_size")
+    arguments = run.record.model.arguments
+    patch = arguments.get("patch_size") or patch_of(str(arguments.get("name")))
     return patch if isinstance(patch, int) and patch > 0 else None

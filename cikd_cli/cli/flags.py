@@ -2,7 +2,6 @@
 
 import inspect
 import sys
-import typing
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from copy import copy
@@ -14,62 +13,31 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from cikd_cli.errors import CikdError
-from cikd_cli.runs.chain import CURRICULUM_FLAGS, CURRICULUM_HELP
-from cikd_cli.settings.configs import (
-    ANALYSIS,
-    DATA,
-    HARDWARE,
-    MODELS,
-    OPTIMISATION,
-    RUN,
-    SLURM,
-    CurriculumConfig,
-    StageConfig,
-)
+from cikd_cli.settings.configs import StageConfig
+from cikd_cli.settings.knob import PANELS, RUN, Role, facts_of, flag_name, knobs_with
 from cikd_cli.settings.parse import choices, kinds, parse, parse_list
-from cikd_cli.settings.recipes import SECTIONS
-from cikd_cli.settings.request import Request, RunOptions, extra, flag_name, is_first
-from cikd_cli.settings.stages import RUNS_DIR_VARIABLE, Stage
+from cikd_cli.settings.request import Request, RunOptions
+from cikd_cli.settings.stages import Kind, Stage, curriculum
 
 FEW = 12  # flags that need no choice of what to show first
-PANELS = (SLURM, DATA, MODELS, OPTIMISATION, ANALYSIS, HARDWARE, RUN)
-
-_METAVARS = {
-    "data": "NAME|DIR",
-    "data_root": "DIR",
-    "runs_dir": "DIR",
-    "config": "FILE",
-    "set": "KEY=VALUE",
-    "lob": "INT|auto",
-    "pairs": "T:S,...",
-    "from_run": "RUN",
-    "teacher_cache": "DIR|auto",
-    "resume": "RUN",
-    "save_every": "30s|10m|2h|5e",
-    "stall_after": "30s|10m|2h",
-    "gpus": "N|all|0,2|cpu",
-    "what": "WORD,...",
-}
 _WORDS = {int: "INT", float: "FLOAT", str: "TEXT", bool: "true"}
 
 
 def knobs_of(stage: Stage) -> dict[str, tuple[type[BaseModel], FieldInfo]]:
     """The fields of a stage that have a flag, with the model that declares them; `cikd run` has its stages' fields."""
     found: dict[str, tuple[type[BaseModel], FieldInfo]] = {}
-    if stage.config is CurriculumConfig:
-        for name in CURRICULUM_FLAGS:
-            owner = next(config for config in SECTIONS.values() if name in config.model_fields)
-            found[name] = (owner, _for_all_stages(name, owner.model_fields[name]))
+    for part in curriculum(Kind.TRAINING).values() if stage.kind is Kind.CURRICULUM else ():
+        common = {name: part.config.model_fields[name] for name in knobs_with(part.config, Role.COMMON)}
+        found = {name: (part.config, _for_all_stages(info)) for name, info in common.items()} | found
     found |= {name: (stage.config, info) for name, info in stage.config.model_fields.items()}
-    return {name: (owner, info) for name, (owner, info) in found.items() if extra(info, "panel")}
+    return {name: (owner, info) for name, (owner, info) in found.items() if facts_of(info).panel}
 
 
-def _for_all_stages(name: str, info: FieldInfo) -> FieldInfo:
+def _for_all_stages(info: FieldInfo) -> FieldInfo:
     """The field of a stage as `cikd run` has it: where stages differ, with a text of its own and no one default."""
-    if name not in CURRICULUM_HELP:
-        return info
     own = copy(info)
-    own.description, own.default = CURRICULUM_HELP[name], None
+    if common := facts_of(info).common:
+        own.description, own.default = common, None
     return own
 
 
@@ -80,17 +48,18 @@ def first_flags(stage: Stage, also: type[BaseModel] | None = None) -> frozenset[
         return frozenset({*also.model_fields, "name"} & {*also.model_fields, *fields})
     if len(fields) <= FEW:
         return frozenset(fields)
-    return frozenset(name for name, (_, info) in fields.items() if is_first(info))
+    return frozenset(name for name, (_, info) in fields.items() if facts_of(info).first)
 
 
 def _options_of(stage: Stage) -> dict[str, tuple[type[BaseModel], FieldInfo]]:
     """The options that the stage takes, as `knobs_of` has its own fields."""
-    return {name: (RunOptions, RunOptions.model_fields[name]) for name in stage.options}
+    options = RunOptions.model_fields
+    return {name: (RunOptions, info) for name, info in options.items() if stage.kind & facts_of(info).commands}
 
 
 def settable(stage: Stage, also: type[BaseModel] | None = None) -> dict[str, tuple[type[BaseModel], FieldInfo]]:
     """Every field that can be set on the stage's command line, by a flag or by --set; also: further flags."""
-    models: list[type[BaseModel]] = [] if stage.config is CurriculumConfig else [stage.config]
+    models: list[type[BaseModel]] = [] if stage.kind is Kind.CURRICULUM else [stage.config]
     models += [also] if also else []
     fields = {name: (model, info) for model in models for name, info in model.model_fields.items()}
     return fields | knobs_of(stage) | _options_of(stage)
@@ -99,13 +68,13 @@ def settable(stage: Stage, also: type[BaseModel] | None = None) -> dict[str, tup
 def as_typed(name: str, owner: type[BaseModel], info: FieldInfo, value: str) -> str:
     """What says on a command line that a field is `value`: `--epochs 10`, `--no-qk`, `--set keep_every=5`."""
     flag = flag_name(name, info)
-    if not extra(info, "panel"):
+    if not facts_of(info).panel:
         return f"--set {name}={value}"
     if kinds(owner, name) != (bool,):
         return f"{flag} {value}"
     if value.lower() not in ("false", "no", "off", "0"):
         return flag
-    return f"leave {flag} out" if _is_plain(name, owner) else f"--no-{flag.removeprefix('--')}"
+    return f"leave {flag} out" if _is_plain(owner, info) else f"--no-{flag.removeprefix('--')}"
 
 
 def command_function(
@@ -139,8 +108,8 @@ def command_function(
     if stage.arguments == "run":
         annotations["runs"] = Annotated[str | None, typer.Argument(metavar="RUN", help="Run directory.")]
     elif stage.arguments == "runs":
-        help_text = "Run directories, or timm model names." if stage.command == "mad" else "Run directories."
-        annotations["runs"] = Annotated[list[str] | None, typer.Argument(metavar="RUN...", help=help_text)]
+        argument = typer.Argument(metavar="RUN...", help=stage.argument_help)
+        annotations["runs"] = Annotated[list[str] | None, argument]
     for name, (owner, info) in sorted((options | knobs).items(), key=lambda item: _panel_order(item[1][1])):
         annotations[name] = _annotation(name, owner, info)
     command.__annotations__ = annotations
@@ -203,36 +172,38 @@ def _annotation(name: str, owner: type[BaseModel], info: FieldInfo) -> Any:
     settings: dict[str, Any] = {
         "help": _help(info),
         "show_default": False,
-        "rich_help_panel": extra(info, "panel"),
+        "rich_help_panel": facts_of(info).panel,
     }
     if kinds(owner, name) == (bool,):
-        declaration = flag if _is_plain(name, owner) else f"{flag}/--no-{flag.removeprefix('--')}"
+        declaration = flag if _is_plain(owner, info) else f"{flag}/--no-{flag.removeprefix('--')}"
         return Annotated[bool | None, typer.Option(declaration, **settings)]
     settings["metavar"] = metavar(name, owner)
     words = choices(owner, name)
     if words:
         settings["autocompletion"] = lambda incomplete: [word for word in words if word.startswith(incomplete)]
-    if name == "runs_dir":
-        settings["envvar"] = RUNS_DIR_VARIABLE
-    kind = list[str] | None if name == "set" else str | None
+    if variable := facts_of(info).variable:
+        settings["envvar"] = variable
+    kind = (
+        list[str] | None if owner is RunOptions and info.default == () else str | None
+    )  # --set, which may be repeated
     return Annotated[kind, typer.Option(flag, **settings)]
 
 
-def _is_plain(name: str, owner: type[BaseModel]) -> bool:
+def _is_plain(owner: type[BaseModel], info: FieldInfo) -> bool:
     """Whether a switch has no --no- beside it."""
-    return owner is RunOptions or name == "baseline"
+    return owner is RunOptions or facts_of(info).plain
 
 
 def metavar(name: str, owner: type[BaseModel]) -> str:
     """What stands for the value of a field: `INT`, `NAME|DIR`."""
-    if name in _METAVARS:
-        return _METAVARS[name]
+    if own := facts_of(owner.model_fields[name]).metavar:
+        return own
     words = choices(owner, name)
     return "|".join(words) if words else _WORDS.get(kinds(owner, name)[0], "TEXT")
 
 
 def _help(info: FieldInfo) -> str:
-    default = extra(info, "unset") if info.default is None else info.default
+    default = facts_of(info).unset if info.default is None else info.default
     if default is None or default is False or default == ():  # a switch that is off needs no saying
         return info.description or ""
     shown = "on" if default is True else f"{default:g}" if isinstance(default, float) else default
@@ -240,4 +211,4 @@ def _help(info: FieldInfo) -> str:
 
 
 def _panel_order(info: FieldInfo) -> int:
-    return PANELS.index(typing.cast(str, extra(info, "panel")))
+    return PANELS.index(facts_of(info).panel or RUN)

@@ -12,18 +12,12 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from cikd_cli.errors import CikdError
 from cikd_cli.render import render
 from cikd_cli.runs.numbering import check_name
-from cikd_cli.settings.configs import SLURM, knob
-from cikd_cli.settings.request import Request
+from cikd_cli.settings.knob import SLURM, facts_of, flag_name, knob
+from cikd_cli.settings.request import Request, RunOptions
 
 _LONGEST_NOTICE = 65_535  # seconds, of sbatch --signal
 RESTARTS = 3  # of the processes on several machines, after one was killed
 _WORD = r"^[\w.,:+@/=&|()*-]+$"  # what a line of sbatch takes without quotes
-_NOT_IN_A_JOB = {
-    "gpus": "--gpus-per-node says on how many GPUs",
-    "processes": "--gpus-per-node says on how many GPUs",
-    "resume": "--name with the name of that run goes on with it",
-    "dry_run": "try it outside of a job",
-}
 
 
 class SlurmOptions(BaseModel):
@@ -31,20 +25,20 @@ class SlurmOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
+    # fmt: off
     nodes: int = knob(1, "Machines.", panel=SLURM, ge=1)
     gpus_per_node: int = knob(1, "GPUs of each machine, a process each.", panel=SLURM, ge=1)
     cpus_per_gpu: int = knob(8, "Cores for each GPU, to load images.", panel=SLURM, ge=1)
     time: str = knob("24:00:00", "Limit of the job; 0: none.", panel=SLURM)
     grace: int = knob(
-        120, "Seconds before the limit at which the run is saved once more.", panel=SLURM, ge=1, le=_LONGEST_NOTICE
-    )
+        120, "Seconds before the limit at which the run is saved once more.", panel=SLURM, ge=1, le=_LONGEST_NOTICE)
     mem: str | None = knob(
-        None, "Memory of each machine, e.g. 64G.", panel=SLURM, unset="the cluster's default", pattern=_WORD
-    )
+        None, "Memory of each machine, e.g. 64G.", panel=SLURM, unset="the cluster's default", pattern=_WORD)
     partition: str | None = knob(None, "Partition.", panel=SLURM, pattern=_WORD)
     account: str | None = knob(None, "Account that pays.", panel=SLURM, pattern=_WORD)
     qos: str | None = knob(None, "Quality of service.", panel=SLURM, pattern=_WORD)
     constraint: str | None = knob(None, "Features that the machines must have.", panel=SLURM, pattern=_WORD)
+    # fmt: on
 
     @field_validator("time")
     @classmethod
@@ -64,9 +58,9 @@ def script(request: Request, flags: Mapping[str, Any], *, trains: bool) -> str:
     """
     asked = SlurmOptions(**flags)
     given = request.options
-    for key, instead in _NOT_IN_A_JOB.items():
-        if getattr(given, key):
-            raise CikdError(f"--{key.replace('_', '-')} is not for a job", hint=instead)
+    for key, info in RunOptions.model_fields.items():
+        if getattr(given, key) and (instead := facts_of(info).in_a_job):
+            raise CikdError(f"{flag_name(key, info)} is not for a job", hint=instead)
     if not trains and asked.nodes > 1:
         raise CikdError("cikd run uses one machine", hint="--nodes 1, or a job for each stage")
     if trains and given.name is None:

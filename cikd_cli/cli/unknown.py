@@ -11,12 +11,12 @@ from cikd_cli.cli import elsewhere
 from cikd_cli.cli.flags import as_typed, metavar, settable
 from cikd_cli.errors import CikdError
 from cikd_cli.runs.reading import locate, read_record
+from cikd_cli.settings.knob import facts_of, flag_name, parent_knobs
 from cikd_cli.settings.names import data_names, recipe_names
 from cikd_cli.settings.parse import choices, kinds, nearest
 from cikd_cli.settings.patches import patch_of
-from cikd_cli.settings.recipes import SECTIONS
-from cikd_cli.settings.request import Request, extra, flag_name
-from cikd_cli.settings.stages import STAGES, Stage
+from cikd_cli.settings.request import Request
+from cikd_cli.settings.stages import STAGES, TEACHER, Kind, Stage, sections
 
 Fields = Mapping[str, tuple[type[BaseModel], FieldInfo]]
 
@@ -89,9 +89,9 @@ def _way(stage: Stage, name: str, value: str | None, fields: Fields) -> str:
         return as_typed(name, owner, info, _value(name, owner, value))
     if name == "runs" and stage.arguments != "none":
         return f"cikd {stage.command} {value or 'RUN'}"
-    if stage.command != "run" or (stage.command, name) in elsewhere.WITHOUT:
+    if stage.kind is not Kind.CURRICULUM or (stage.command, name) in elsewhere.WITHOUT:
         return ""
-    having = {command: config for command, config in SECTIONS.items() if name in config.model_fields}
+    having = {command: config for command, config in sections().items() if name in config.model_fields}
     if not having:
         return ""
     last, config = list(having.items())[-1]
@@ -117,7 +117,7 @@ def _others(stage: Stage, names: Iterable[str]) -> str:
         having = [other for other in STAGES.values() if name in settable(other)]
         if having:
             owner, info = settable(having[0])[name]
-            given = flag_name(name, info) if extra(info, "panel") else f"--set {name}={metavar(name, owner)}"
+            given = flag_name(name, info) if facts_of(info).panel else f"--set {name}={metavar(name, owner)}"
             return f"{given} is for " + ", ".join(f"cikd {other.command}" for other in having)
     return ""
 
@@ -150,7 +150,7 @@ def _stray(stage: Stage, request: Request, stray: Sequence[str], fields: Fields,
         return f"{path} --data {shlex.quote(word)}"
     if "recipe" in fields and word in recipe_names():
         return f"{path} --recipe {word}"
-    if patch_of(word) and stage.command in ("run", "finetune-teacher"):
+    if patch_of(word) and (stage.kind is Kind.CURRICULUM or TEACHER in stage.gives):
         return f"{path} --teacher {word}"
     if word in STAGES:
         return f"one command at a time: cikd {word}"
@@ -181,12 +181,15 @@ def _second(stage: Stage, request: Request, word: str) -> str:
 def _as_run(stage: Stage, run: Path, path: str) -> str:
     """The flag by which a command takes a run."""
     record = read_record(run)
-    if stage.command == record["stage"] and record["status"] != "done":
+    if stage.command == record.stage and record.status != "done":
         return f"{path} --resume {run}"
-    if stage.command == "run":
+    if stage.kind is Kind.CURRICULUM:
         return "cikd run goes on with its runs by itself; the scores of one: cikd eval " + str(run)
-    flag = "--teacher" if record["stage"] == "finetune-teacher" else "--from"
-    return f"{path} {flag} {run}" if stage.trains else f"cikd eval {run}"
+    given = STAGES[record.stage].gives
+    taking = [key for key, takes in parent_knobs(stage.config) if takes in given]
+    if not taking:
+        return f"{path} --teacher {run}" if stage.trains else f"cikd eval {run}"
+    return f"{path} {flag_name(taking[0], stage.config.model_fields[taking[0]])} {run}"
 
 
 def unknown_command(word: str, known: Sequence[str], path: str, words: Sequence[str]) -> CikdError:

@@ -1,7 +1,8 @@
 """Checkpoints: one safetensors file each, whole or not at all, never pickle, never the teacher.
 
-Order, augmentation and drop path are functions of (seed, epoch, index) and (seed, step); what is left to store is
-weights, optimizer moments, the average, and the sums of the epoch that is under way.
+Order, augmentation and drop path are functions of (seed, epoch, index) and (seed, step); what is left to store is what
+the method trains (its parameters and buffers), optimizer moments, the average, and the sums of the epoch that is under
+way.
 """
 
 import hashlib
@@ -47,21 +48,21 @@ class About:
 def save_checkpoint(
     run: RunDir,
     *,
-    model: nn.Module,
+    method: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: nn.Module | None,
     progress: Progress,
     keep_as: str | None = None,
 ) -> None:
     """Write checkpoints/last.safetensors, keeping the one before as previous; `keep_as` names a lasting copy."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
     if average is not None:
         tensors |= {f"average.{name}": tensor for name, tensor in average.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
     # clone: safetensors refuses tensors that share memory
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    about = About(run.record.get("id"), UNSIGNED, progress)
+    about = About(run.record.id, UNSIGNED, progress)
     content = sign(save(plain, metadata={"cikd": json.dumps(asdict(about))}))
     run.make_folder(run.checkpoints)
     if keep_as:  # first: what `last` says is done is not done again
@@ -72,7 +73,7 @@ def save_checkpoint(
 def load_checkpoint(
     run: RunDir,
     *,
-    model: nn.Module,
+    method: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: nn.Module | None,
     warn: Callable[[str], None],
@@ -96,7 +97,7 @@ def load_checkpoint(
         raise CikdError(
             f"{path} is damaged: {error}", hint=f"remove it, and  cikd {run.stage} --resume {run.path}"
         ) from error
-    _restore(tensors, model=model, optimizer=optimizer, average=average, path=path)
+    _restore(tensors, method=method, optimizer=optimizer, average=average, path=path)
     return read_about(content).progress
 
 
@@ -106,7 +107,7 @@ def saved_step(run: RunDir) -> int:
     Raises CikdError if it cannot go on from its checkpoints; nothing is written.
     """
     path, content, _ = _newest(run)
-    if path is None and run.record["status"] == "done":
+    if path is None and run.record.status == "done":
         raise CikdError(
             f"{run.path} is finished and has no checkpoint any more to train on from",
             hint=f"start a new run:  cikd {run.stage} --config {run.path / 'config.toml'} --epochs N",
@@ -153,7 +154,7 @@ def _fault(content: bytes, run: RunDir) -> str | None:
     unsigned = content.replace(about.sha256.encode(), UNSIGNED.encode(), 1)
     if hashlib.sha256(unsigned).hexdigest() != about.sha256:
         return "is damaged (its content is not what its checksum says)"
-    return None if about.run == run.record.get("id") else "belongs to another run"
+    return None if about.run == run.record.id else "belongs to another run"
 
 
 def read_about(content: bytes) -> About:
@@ -165,13 +166,13 @@ def read_about(content: bytes) -> About:
 def _restore(
     tensors: dict[str, Tensor],
     *,
-    model: nn.Module,
+    method: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: nn.Module | None,
     path: Path,
 ) -> None:
     try:
-        model.load_state_dict(_part(tensors, "model."))
+        method.load_state_dict(_part(tensors, "method."))
         if average is not None:
             average.load_state_dict(_part(tensors, "average."))
         optimizer.load_state_dict({"state": _moments(tensors), "param_groups": optimizer.state_dict()["param_groups"]})

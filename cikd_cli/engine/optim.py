@@ -1,16 +1,15 @@
 """AdamW with layer-wise decay, and the learning-rate schedule (docs/method.md)."""
 
 import math
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-ALI_NO_DECAY: tuple[str, ...] = ()  # the released stage 1 looks at dimensions only, so the class token is decayed
-LABEL_NO_DECAY = ("cls_token", "pos_embed", "reg_token", "dist_token")
+from cikd_cli.models import network
+
 _FEW_WEIGHTS = 10_000_000  # between ViT-Tiny, where one of two threads is as fast, and ViT-Base (docs/benchmarks.md)
 
 
@@ -24,26 +23,27 @@ def learning_rate(epoch: float, *, epochs: float, warmup: float, peak: float, fl
 
 
 def parameter_groups(
-    model: nn.Module, *, depth: int, weight_decay: float, layer_decay: float, no_decay: Iterable[str]
+    method: nn.Module, student: nn.Module, *, weight_decay: float, layer_decay: float, token_decay: bool = False
 ) -> list[dict[str, Any]]:
-    """AdamW groups of the trainable parameters, each with `lr_scale` = layer_decay^(depth + 1 - level).
+    """AdamW groups of all that is trained, each with `lr_scale` = layer_decay^(deepest level - its level).
 
-    Level 0: patch embedding, class token, positions; level b: block b; level depth + 1: final norm and head.
-    Tensors of one dimension and those named in `no_decay` are not decayed.
+    method: holds the student, or is it. The student's levels are those of `network.levels`; what is trained beside it
+    lies at the top. Tensors of one dimension are not decayed, nor those that `network.undecayed` names, unless
+    `token_decay` says so.
     """
+    levels, top = network.levels(student)
+    kept = () if token_decay else network.undecayed(student)
+    own = {id(parameter): name for name, parameter in student.named_parameters()}
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
+    for parameter in method.parameters():
         if not parameter.requires_grad:
             continue
-        level = _level(name, depth)
-        decayed = parameter.ndim >= 2 and not name.endswith(tuple(no_decay))
+        name = own.get(id(parameter), "")
+        level = levels.get(name, top)
+        decayed = parameter.ndim >= 2 and not name.endswith(kept)
         group = groups.setdefault(
             (level, decayed),
-            {
-                "params": [],
-                "weight_decay": weight_decay if decayed else 0.0,
-                "lr_scale": layer_decay ** (depth + 1 - level),
-            },
+            {"params": [], "weight_decay": weight_decay if decayed else 0.0, "lr_scale": layer_decay ** (top - level)},
         )
         group["params"].append(parameter)
     return list(groups.values())
@@ -77,11 +77,3 @@ def single_threaded(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _level(name: str, depth: int) -> int:
-    block = re.search(r"(?:^|\.)blocks\.(\d+)\.", name)
-    if block:
-        return int(block[1]) + 1
-    below = ("patch_embed", "cls_token", "pos_embed", "reg_token", "dist_token", "norm_pre")
-    return 0 if any(part in name for part in below) else depth + 1

@@ -39,8 +39,9 @@ def choose_attention(method: nn.Module, precision: str, device: torch.device) ->
     the processor has AMX (docs/benchmarks.md).
     """
     networks = [(module, True) for module in method.modules() if isinstance(module, VisionTransformer)]
-    if teacher := teacher_of(method):
-        networks.append((teacher.vit, False))
+    teacher = teacher_of(method)
+    if teacher and isinstance(teacher.network, VisionTransformer):
+        networks.append((teacher.network, False))
     for vit, trained in networks:
         many = vit.patch_embed.num_patches + vit.num_prefix_tokens > _FEW_TOKENS
         slow = precision == "bf16" and (trained or not _cpu_has("amx_bf16"))

@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.views import normalise
@@ -18,7 +17,7 @@ BEST = 5  # guesses of the second score, top-5
 
 @torch.no_grad()
 def predict(
-    model: VisionTransformer,
+    model: nn.Module,
     batches: Iterable[Batch],
     *,
     mean: Triple,

@@ -41,9 +41,9 @@ class Totals:
             raise _diverged(f"The loss ({', '.join(wrong)})", epoch=epoch, step=step, rescue=rescue, run=run)
 
 
-def check_weights(model: nn.Module, *, epoch: int, step: int, rescue: str, run: str = "") -> None:
-    """Stop the run rather than save weights that are no longer finite; one sync for all of them."""
-    finite = torch.stack([torch.isfinite(parameter).all() for parameter in model.parameters()])
+def check_state(method: nn.Module, *, epoch: int, step: int, rescue: str, run: str = "") -> None:
+    """Stop the run rather than save parameters or buffers that are no longer finite; one sync for all of them."""
+    finite = torch.stack([torch.isfinite(tensor).all() for tensor in method.state_dict().values()])
     if not finite.all():
         raise _diverged("The weights", epoch=epoch, step=step, rescue=rescue, run=run)
 

@@ -3,9 +3,9 @@
 from typing import Any
 
 import torch
-from torch import nn
 
 from cikd_cli.models.frozen import teacher_of
+from cikd_cli.models.network import blocks
 
 # Compiling takes about a minute. A guess, not a measurement: 2,000 steps are about ten of ViT-Tiny at batch 256.
 WORTH_STEPS = 2000
@@ -25,14 +25,13 @@ def worth_compiling(wanted: bool | None, device: torch.device, *, steps: int) ->
     return available()
 
 
-def compile_blocks(method: nn.Module, model: nn.Module, *, backend: str = "inductor") -> None:
+def compile_blocks(method: Any, *, backend: str = "inductor") -> None:
     """Compile every block of the network under training and of the method's teacher, in place, for fixed shapes.
 
     Block by block, not the whole network: blocks share their code, so one compilation serves all that look alike.
     """
     teacher = teacher_of(method)
     torch._dynamo.reset()  # graphs of the stage before count against a limit of eight
-    networks: list[Any] = [model, teacher.vit] if teacher else [model]
-    for network in networks:
-        for block in network.blocks:
+    for network in [method.student, *([teacher.network] if teacher else [])]:
+        for block in blocks(network):
             block.compile(dynamic=False, backend=backend)

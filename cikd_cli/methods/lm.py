@@ -4,15 +4,34 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.views import normalise, view_epoch
+from cikd_cli.methods import Facts, Given, Method, Moment, Needs, settings_of, supervised
 from cikd_cli.methods.supervised import cross_entropy
 from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.logit_cache import TeacherCache
 from cikd_cli.models.readout import class_logits
+from cikd_cli.settings.methods import LmConfig
+
+
+def build(config: LmConfig, given: Given) -> Method:
+    """Logit Mimicking, or labels alone where nothing is to be distilled."""
+    cached: Facts
+    if not config.distill:
+        method: Any = supervised.build(config, given)
+        cached = [("teacher cache", "not used: --no-distill")] if config.teacher_cache else []
+    else:
+        assert given.teacher is not None
+        cache, cached = given.logit_cache()
+        knobs = settings_of(config, LogitMimicking)
+        method = LogitMimicking(
+            given.student, given.teacher, **knobs | {"mean": given.spec.mean, "std": given.spec.std, "cache": cache}
+        )
+    method.facts = [("objective", _describe(config, given.spec.num_classes)), *cached]
+    found: Method = method
+    return found
 
 
 class LogitMimicking(nn.Module):
@@ -23,7 +42,7 @@ class LogitMimicking(nn.Module):
 
     def __init__(
         self,
-        student: VisionTransformer,
+        student: nn.Module,
         teacher: FrozenTeacher,
         *,
         mean: tuple[float, float, float],
@@ -43,6 +62,7 @@ class LogitMimicking(nn.Module):
         self.teacher = teacher
         self.cache = cache
         self.views_per_image = views_per_image
+        self.needs, self.facts = Needs(views_per_image=views_per_image, memory=cache is not None), Facts()
         self.mean, self.std = mean, std
         self.w_tckd = w_tckd
         self.kd_warmup_epochs = kd_warmup_epochs
@@ -54,13 +74,13 @@ class LogitMimicking(nn.Module):
             "t_squared": kd_t2,
         }
 
-    def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, moment: Moment) -> dict[str, Tensor]:
         """{"ce", "tckd", "nckd"}: scalars; their sum is the objective of docs/method.md."""
         images = normalise(batch.images, self.mean, self.std)
-        weight = warmup_weight(epoch, self.kd_warmup_epochs)
+        weight = warmup_weight(moment.epoch, self.kd_warmup_epochs)
         # no teacher in the first epoch, which distils nothing; else it comes before the student, so that what it needs
         # for a moment is not on top of what the student keeps for backward
-        teacher = self.teacher_logits(images, batch.index, epoch) if weight else None
+        teacher = self.teacher_logits(images, batch.index, moment.epoch) if weight else None
         student = class_logits(self.student, images)
         terms = {"ce": cross_entropy(student, batch.targets, smoothing=self.smoothing)}
         if teacher is None:
@@ -76,6 +96,11 @@ class LogitMimicking(nn.Module):
         if self.cache is None:
             return self.teacher.logits(images)
         return self.cache.logits(self.teacher, images, index, view_epoch(epoch, self.views_per_image))
+
+    def flush(self) -> None:
+        """Write the teacher's logits that no file holds yet."""
+        if self.cache is not None:
+            self.cache.flush()
 
 
 def warmup_weight(epoch: int, warmup_epochs: int) -> float:
@@ -107,6 +132,17 @@ def decoupled_kd(
         nckd = nckd * log_not_t.exp()
     factor = temperature**2 if t_squared else 1.0
     return {"tckd": factor * tckd.mean(), "nckd": factor * alpha * nckd.mean()}
+
+
+def _describe(config: LmConfig, classes: int) -> str:
+    labels = f"cross entropy, smoothing {config.smoothing:g}"
+    if not config.distill:
+        return labels
+    nckd = "NCKD is zero for two classes" if classes == 2 else f"α {config.alpha:g} × NCKD ({config.nckd_weighting})"
+    return (
+        f"{labels} + g(epoch) × (TCKD + {nckd}), T {config.temperature:g}, "
+        f"g rises over {config.kd_warmup_epochs} epochs"
+    )
 
 
 def _decouple(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,9 +13,9 @@ from timm.models.vision_transformer import VisionTransformer
 from cikd_cli.errors import CikdError
 from cikd_cli.files import read_text
 from cikd_cli.models import teachers
+from cikd_cli.models.network import head_counts
 from cikd_cli.models.shapes import Shape, names_of
-from cikd_cli.models.vit import head_counts
-from cikd_cli.models.weights import Triple
+from cikd_cli.models.spec import Triple
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 _MOST = 2**20  # bytes of a description

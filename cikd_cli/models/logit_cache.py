@@ -29,10 +29,18 @@ class TeacherCache:
     Like the teacher no nn.Module: nothing that holds one trains, moves, wraps or saves it.
     """
 
-    def __init__(self, folder: Path, key: Mapping[str, Any], *, images: int, classes: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        key: Mapping[str, Any],
+        *,
+        images: int,
+        classes: int,
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.folder = folder
         self.key = key
-        self.warn: Callable[[str], None] = lambda _: None
+        self.warn = warn
         self._epoch = -1
         self._logits = torch.zeros(images, classes, dtype=torch.float16)
         self._filled = torch.zeros(images, dtype=torch.bool)

@@ -14,7 +14,8 @@ from cikd_cli.models.foreign import architecture_of, fit
 from cikd_cli.models.formats import is_safetensors
 from cikd_cli.models.hub import WEIGHTS, Repository, remedy
 from cikd_cli.models.places import Place, find_place, weights_in
-from cikd_cli.models.weights import Triple, pretraining_statistics, read_spec
+from cikd_cli.models.spec import Triple
+from cikd_cli.models.weights import pretraining_statistics, read_spec
 from cikd_cli.settings.patches import check_patch
 
 

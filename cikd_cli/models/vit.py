@@ -22,6 +22,7 @@ class Size:
     heads: int
 
 
+CUSTOM = "custom"
 STUDENTS = {  # docs/method.md; vit_pico is ours, for sets of about a thousand images
     "vit_tiny": Size(192, 12, 6),
     "vit_small": Size(384, 12, 6),
@@ -84,11 +85,6 @@ def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
     return torch.cat([torch.zeros(1, 4 * quarter, dtype=torch.float64), table]).float()
 
 
-def head_counts(vit: VisionTransformer) -> tuple[int, ...]:
-    """Heads of every block, first to last."""
-    return tuple(int(block.attn.num_heads) for block in vit.blocks)
-
-
 def set_heads(vit: VisionTransformer, counts: list[int]) -> None:
     """Give each block its number of heads: number, width and scale, which timm keeps apart (docs/method.md)."""
     for block, heads in zip(vit.blocks, counts, strict=True):
@@ -111,7 +107,7 @@ def _layer_norm(width: int, **kwargs: object) -> nn.LayerNorm:
 
 
 def _student_size(name: str, width: int | None, depth: int | None, heads: int | None) -> Size:
-    if name != "custom":
+    if name != CUSTOM:
         if name not in STUDENTS:
             raise CikdError(f"There is no student named {name}.", hint=suggestion(name, STUDENTS))
         return STUDENTS[name]

@@ -8,32 +8,38 @@ from pathlib import Path
 from typing import Any
 
 from cikd_cli import __version__
+from cikd_cli.console import clean
 from cikd_cli.files import write_atomically
 from cikd_cli.render import render
 from cikd_cli.runs.directory import RunDir
+from cikd_cli.settings.names import data_names
 from cikd_cli.settings.parse import kinds
-from cikd_cli.settings.recipes import SECTIONS
+from cikd_cli.settings.stages import STAGES, STUDENT
 
 
-def write_card(run: RunDir, columns: list[str], rows: list[list[str]]) -> Path:
-    """Write the card of a finished lm run with the table of its evaluation, without paths; returns its path."""
+def write_card(run: RunDir, top1: float, columns: list[str], rows: list[list[str]]) -> Path:
+    """Write the card of a finished lm run with the table of its evaluation, without paths; returns its path.
+
+    top1: in percent, on the test images.
+    """
     record = run.record
-    name = Path(record["data"]["name"]).name
+    name, distilled = Path(record.data.name).name, run.config().get("distill", True)
     values: dict[str, Any] = {
+        "header": header(run.path.name, record.data.name, top1, distilled=distilled).split("\n"),
         "name": run.path.name,
         "version": __version__,
-        "student": record["model"],
-        "data": {key: record["data"][key] for key in ("split", "fingerprint", "train", "test")} | {"name": name},
+        "student": record.model.model_dump(),
+        "data": record.data.model_dump() | {"name": name},
         "facts": [
             (
                 "trained on",
-                f"{record['hardware']['device']}, torch {record['versions']['torch']}, seed {record['seed']}",
+                f"{record.hardware.device}, torch {record.versions['torch']}, seed {record.seed}",
             ),
-            ("training time", f"{record['result']['seconds']:,.0f} s"),
+            ("training time", f"{run.result.seconds:,.0f} s"),
         ],
         "columns": columns,
         "rows": rows,
-        "lineage": [(entry["stage"], Path(entry["path"]).name, entry["sha256"]) for entry in record["parents"]],
+        "lineage": [(entry.stage, Path(entry.path).name, entry.sha256) for entry in record.parents],
         "how": _how(run),
         "config": _settings(run),
     }
@@ -42,9 +48,38 @@ def write_card(run: RunDir, columns: list[str], rows: list[list[str]]) -> Path:
     return card
 
 
+def header(name: str, data: str, top1: float, *, distilled: bool) -> str:
+    """What huggingface.co reads of a card, as YAML; no licence, as that of weights and images is not known here.
+
+    name: the run's.  data: a set by its name, or a folder, which is nobody's data set on the hub.
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
+    known, name = data in data_names(), clean(name)
+    accuracy = EvalResult(
+        task_type="image-classification",
+        dataset_type=data if known else "imagefolder",
+        dataset_name=clean(Path(data).name),
+        dataset_split="test",
+        metric_type="accuracy",
+        metric_name="top-1 accuracy",
+        metric_value=round(top1 / 100, 4),  # a share, as the hub's metric of this name is
+    )
+    card = ModelCardData(
+        library_name="cikd",
+        pipeline_tag="image-classification",
+        tags=["image-classification", *(["knowledge-distillation"] if distilled else [])],
+        datasets=[data] if known else None,
+        metrics=["accuracy"],
+        model_name=name,
+        eval_results=[accuracy],
+    )
+    return card.to_yaml()
+
+
 def _settings(run: RunDir) -> dict[str, Any]:
     """The run's knobs, without those that take free text."""
-    knobs = SECTIONS[run.stage]
+    knobs = STAGES[run.stage].config
     return {
         key: value for key, value in run.config().items() if key in knobs.model_fields and str not in kinds(knobs, key)
     }
@@ -52,6 +87,6 @@ def _settings(run: RunDir) -> dict[str, Any]:
 
 def _how(run: RunDir) -> str:
     """What the student learned from, in the order it did."""
-    steps = ["the teacher's attention (ALI)"] if any(entry["stage"] == "ali" for entry in run.record["parents"]) else []
-    steps.append("labels and the teacher's logits (LM)" if run.config()["distill"] else "labels")
-    return ", then ".join(steps)
+    steps = [STAGES[entry.stage].learns for entry in run.parents(giving=STUDENT)]
+    steps.append(STAGES[run.stage].learns if run.config().get("distill", True) else "labels")
+    return ", then ".join(filter(None, steps))

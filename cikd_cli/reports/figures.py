@@ -123,7 +123,7 @@ def save(figure: "Figure", stem: Path) -> list[Path]:
 def _matplotlib() -> ModuleType:
     """The library, with the fonts of this machine, loaded without the backend that the environment names."""
     logger, backend = logging.getLogger("matplotlib"), os.environ.pop("MPLBACKEND", None)
-    logger.setLevel(logging.ERROR)  # of folders that it cannot write it says more than its user needs
+    logger.setLevel(logging.ERROR)  # it would warn of a cache folder that it cannot write, which changes no picture
     try:
         import matplotlib.font_manager
 

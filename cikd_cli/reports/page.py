@@ -11,9 +11,10 @@ from cikd_cli.files import write_atomically
 from cikd_cli.render import data_uri, render
 from cikd_cli.reports.plots import History, plot_curves
 from cikd_cli.runs.directory import RunDir
+from cikd_cli.settings.stages import STAGES
 
 COLUMNS = ("", "top-1", "top-5", "of teacher", "params", "MACs", "epochs", "seconds")
-TITLES = {"teacher": "teacher", "lm": "student, ALI + LM", "baseline": "same, labels only"}  # the table fits 80 columns
+LABELS_ONLY = "same, labels only"  # the table fits 80 columns
 
 PICTURES = (  # (what drew it, title, caption)
     (
@@ -38,11 +39,13 @@ PICTURES = (  # (what drew it, title, caption)
 
 def rows(runs: Mapping[str, RunDir], evaluations: Mapping[str, dict[str, Any]]) -> list[list[str]]:
     """One row a network, from the students' `eval` summaries; seconds of training, ALI's counted with the student's."""
-    teacher = evaluations["lm"]["teacher"]
-    table = [_row("teacher", teacher, teacher, [runs["teacher"]])]
-    for name, evaluation in evaluations.items():
-        table.append(_row(name, evaluation, teacher, [runs["ali"], runs["lm"]] if name == "lm" else [runs[name]]))
-    return table
+    student, *_ = evaluations
+    taught = [run for name, run in runs.items() if name not in evaluations or name == student]
+    teacher = evaluations[student]["teacher"]
+    table = [_row(_title(taught[0]), teacher, teacher, taught[:1])]
+    table.append(_row(_title(taught[-1]), evaluations[student], teacher, taught[1:]))
+    others = [(name, evaluation) for name, evaluation in evaluations.items() if name != student]
+    return table + [_row(LABELS_ONLY, evaluation, teacher, [runs[name]]) for name, evaluation in others]
 
 
 def write(
@@ -55,7 +58,7 @@ def write(
 
     argv: the command that made it.  analyses: what eval, mad and cka returned, by name; their "files" are shown.
     """
-    run = runs["lm"]
+    run = _student(runs)
     curves = plot_curves(run.analysis / "curves", [history(name, made) for name, made in runs.items()])
     drawn = {"curves": curves} | {name: summary["files"] for name, summary in analyses.items()}
     pictures = [
@@ -71,27 +74,41 @@ def page(
     runs: Mapping[str, RunDir], table: list[list[str]], pictures: list[dict[str, str]], argv: Sequence[str]
 ) -> str:
     """The text of report.html."""
-    run = runs["lm"]
-    data, hardware = run.record["data"], run.record["hardware"]
+    run = _student(runs)
+    data, hardware = run.record.data, run.record.hardware
     values = {
-        "title": f"cikd on {Path(data['name']).name}",
+        "title": f"cikd on {Path(data.name).name}",
         "version": __version__,
-        "created": str(run.record["finished"]),
+        "created": str(run.record.finished),
         "facts": [
-            ("data", f"{data['train']:,} training and {data['test']:,} test images, {data['classes']} classes"),
-            ("split", f"{data['split']}, fingerprint {data['fingerprint'][:12]}"),
-            ("seed", str(run.record["seed"])),
-            ("machine", f"{hardware['device']}, {hardware['cpus']} cores, torch {run.record['versions']['torch']}"),
+            ("data", f"{data.train:,} training and {data.test:,} test images, {data.classes} classes"),
+            ("split", f"{data.split}, fingerprint {data.fingerprint[:12]}"),
+            ("seed", str(run.record.seed)),
+            ("machine", f"{hardware.device}, {hardware.cpus} cores, torch {run.record.versions['torch']}"),
         ],
         "columns": COLUMNS,
         "rows": table,
         "pictures": pictures,
         "runs": [
-            (TITLES.get(name, name), made.path.name, made.record["weights"]["sha256"]) for name, made in runs.items()
+            (_title(made) if name == STAGES[made.stage].prefix else LABELS_ONLY, made.path.name, made.sha256)
+            for name, made in runs.items()
         ],
         "commands": [shlex.join(["cikd", *argv[1:]])],
     }
     return render("report.html.j2", values)
+
+
+def _title(run: RunDir) -> str:
+    return STAGES[run.stage].title
+
+
+def _sha256(run: RunDir) -> str:
+    return str(run.sha256)
+
+
+def _student(runs: Mapping[str, RunDir]) -> RunDir:
+    """The last of the runs that bears the name of its stage: not the baseline, which is named apart."""
+    return [run for name, run in runs.items() if name == STAGES[run.stage].prefix][-1]
 
 
 def _picture(files: Sequence[str | Path]) -> Path:
@@ -110,11 +127,11 @@ def history(name: str, run: RunDir) -> History:
     return History(name, {term: series(term) for term in terms}, {score: series(score) for score in scores})
 
 
-def _row(name: str, evaluation: Mapping[str, Any], teacher: Mapping[str, Any], runs: list[RunDir]) -> list[str]:
-    epochs = " + ".join(str(run.record["result"]["epochs"]) for run in runs)
-    seconds = sum(float(run.record["result"]["seconds"]) for run in runs)
+def _row(title: str, evaluation: Mapping[str, Any], teacher: Mapping[str, Any], runs: list[RunDir]) -> list[str]:
+    epochs = " + ".join(str(run.result.epochs) for run in runs)
+    seconds = sum(float(run.result.seconds) for run in runs)
     return [
-        TITLES[name],
+        title,
         f"{evaluation['top1']:.1f}",
         f"{evaluation['top5']:.1f}" if "top5" in evaluation else "",
         f"{100 * evaluation['top1'] / teacher['top1']:.1f} %" if teacher["top1"] else "",

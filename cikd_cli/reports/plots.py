@@ -73,7 +73,7 @@ def plot_mad(stem: Path, runs: Sequence[Distances], *, uniform: float | None = N
         axes.set(xlabel="block", ylabel="mean attention distance (px)", xlim=(0.4, depth + 0.6))
         axes.set_xticks(range(1, depth + 1))
         most = max(value for run in runs for heads in run.blocks for value in heads)
-        axes.set_ylim(0, 1.06 * max(most, uniform or 0.0) or 1.0)  # with room for a whole dot
+        axes.set_ylim(0, 1.06 * max(most, uniform or 0.0) or 1.0)  # so that the highest dot is not cut
         axes.set_title("How far each head looks (line: mean of the block's heads)")
         axes.grid(axis="y", color=FAINT)
         figure.legend(loc="outside lower center", ncols=min(3, len(axes.get_legend_handles_labels()[0])))
@@ -90,7 +90,7 @@ def plot_cka(stem: Path, students: Sequence[Similarity], *, teacher: str) -> lis
         heat: dict[str, Any] = {"origin": "lower", "aspect": "auto", "cmap": "magma", "vmin": 0, "vmax": 1}
         for panel, run in zip(axes, students, strict=False):
             image = panel.imshow(np.array(run.matrix, dtype=float), **heat)
-            panel.set_box_aspect(1)  # networks of different depth too
+            panel.set_box_aspect(1)  # a square, though the depths may differ
             panel.set_title(f"CKA, {safe_text(run.label, 38)}")
             panel.set(xlabel=f"layer of {safe_text(teacher, 34)}", ylabel="layer of the student")
             panel.set_xticks(range(len(run.matrix[0])), _layer_names(len(run.matrix[0])))
@@ -102,9 +102,7 @@ def plot_cka(stem: Path, students: Sequence[Similarity], *, teacher: str) -> lis
             places = np.linspace(0, 1, len(run.diagonal))
             label = safe_text(run.label, 38)
             curve.plot(places, run.diagonal, "o-", color=colour(index), markersize=4, linewidth=1.5, label=label)
-        lowest = min(
-            (value for run in students for value in run.diagonal if value < 0), default=0.0
-        )  # unbiased: may be
+        lowest = min(0.0, *(value for run in students for value in run.diagonal))  # an estimate may be negative
         longest = max(len(run.diagonal) for run in students)
         curve.set_xticks(np.linspace(0, 1, longest), _layer_names(longest))
         curve.set(xlabel="layer of the student", ylabel="CKA with the matched teacher layer", ylim=(lowest, 1.02))
@@ -139,7 +137,7 @@ def plot_confusion(stem: Path, confusion: Sequence[Sequence[int]], classes: Sequ
         axes = figure.add_subplot()
         image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 100), interpolation="nearest")
         _name_classes(axes, names, font=font)
-        large = max(1.0, side / 7)  # words about the whole picture grow with it
+        large = max(1.0, side / 7)  # the words beside a large matrix are larger
         axes.set_xlabel("taken for", fontsize=9 * large)
         axes.set_ylabel("true class", fontsize=9 * large)
         axes.set_title("Confusion, % of each true class", fontsize=10 * large)

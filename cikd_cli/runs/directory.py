@@ -19,7 +19,6 @@ from cikd_cli.errors import CikdError
 from cikd_cli.files import append, disk_error, file_sha256, is_file, remove_leftovers, to_json, write_atomically
 from cikd_cli.runs import locks, numbering
 from cikd_cli.runs.reading import (
-    FORMAT,
     read_config,
     read_metrics,
     read_record,
@@ -28,7 +27,8 @@ from cikd_cli.runs.reading import (
     unfinished,
     without_none,
 )
-from cikd_cli.settings.recipes import SECTIONS
+from cikd_cli.runs.record import FORMAT, Parent, Record, Result
+from cikd_cli.settings.stages import CLASSES, STAGES, training_stages
 
 __all__ = ["RunDir", "file_sha256", "write_atomically"]
 
@@ -36,11 +36,11 @@ __all__ = ["RunDir", "file_sha256", "write_atomically"]
 class RunDir:
     """A run directory. `record` is run.json as last written or read; change it through the methods."""
 
-    def __init__(self, path: Path, record: dict[str, Any]) -> None:
+    def __init__(self, path: Path, record: Record) -> None:
         self.path = path
         self.record = record
         self._whole = True
-        self._seconds = float(record.get("seconds") or 0.0)
+        self._seconds = record.seconds
         self._since = time.monotonic()
 
     @classmethod
@@ -61,18 +61,25 @@ class RunDir:
         """
         path = numbering.claim(Path(runs_dir), prefix=prefix, name=name, stage=stage)
         about = {"format": FORMAT, "stage": stage, "id": secrets.token_hex(8), "status": "running", "started": _now()}
-        run = cls(path, {**about, **record})
+        run = cls(path, Record.model_validate(json.loads(to_json({**about, **record}))))
         run.write_config(config)
         return run
 
     @classmethod
     def open(
-        cls, path: Path | str, *, stages: Collection[str] | None = None, finished: bool = True, whole: bool = True
+        cls,
+        path: Path | str,
+        *,
+        stages: Collection[str] | None = None,
+        giving: str | None = None,
+        finished: bool = True,
+        whole: bool = True,
     ) -> "RunDir":
         """The one gate to an existing run.
 
-        stages: which stages are acceptable; finished: whether it must be done; whole: whether its files, and those of
-        its parents, are read to see that they are what the run wrote, which takes time where weights are large.
+        stages: which stages are acceptable, or all those that give `giving`; finished: whether it must be done; whole:
+        whether its files, and those of its parents, are read to see that they are what the run wrote, which takes time
+        where weights are large.
 
         Raises:
             CikdError: missing, not a run, damaged, of another stage, unfinished, or edited since it was written.
@@ -81,12 +88,14 @@ class RunDir:
         if path.name in ("", ".."):  # "." is a run too, and needs its parent folder's name
             path = path.resolve()
         run = cls(path, read_record(path))
+        if stages is None and giving is not None:
+            stages = training_stages(giving)
         if stages is not None and run.stage not in stages:
             wanted = " or ".join(stages)
-            own = [entry for entry in run.record.get("parents", []) if entry.get("stage") in stages]
+            own = [entry for entry in run.record.parents if entry.stage in stages]
             hint = f"its {wanted} run is {run.resolve_parent(own[0])}" if own else "cikd runs lists the runs"
             raise CikdError(f"{path} is of the stage {run.stage}, but {wanted} is needed", hint=hint)
-        if finished and run.record["status"] != "done":
+        if finished and run.record.status != "done":
             raise unfinished(path, run.record, status=run.status)
         run._whole = whole
         if whole:
@@ -96,13 +105,29 @@ class RunDir:
     @property
     def stage(self) -> str:
         """The stage that made the run."""
-        return str(self.record["stage"])
+        return self.record.stage
 
     @property
     def status(self) -> str:
         """running, done, failed or interrupted; a run that says running and that nobody holds was interrupted."""
-        recorded = str(self.record["status"])
+        recorded = self.record.status
         return "interrupted" if recorded == "running" and not self.is_locked() else recorded
+
+    @property
+    def result(self) -> Result:
+        """How its training ended.
+
+        Raises:
+            CikdError: it has not, or the record has lost it.
+        """
+        if self.record.result is None:
+            raise CikdError(f"{self.path / 'run.json'} has no result", hint="cikd runs shows its state")
+        return self.record.result
+
+    @property
+    def sha256(self) -> str | None:
+        """The hash of its weights; None before it has any."""
+        return self.record.weights.sha256 if self.record.weights else None
 
     @property
     def weights(self) -> Path:
@@ -121,17 +146,18 @@ class RunDir:
 
     def update(self, **values: Any) -> None:
         """Set top-level keys of run.json, without those given as None; while running, its seconds go along."""
-        self.record = {key: value for key, value in (self.record | values).items() if values.get(key, 0) is not None}
-        if self.record["status"] == "running":
-            self.record["seconds"] = self._elapsed()
-        write_atomically(self.path / "run.json", (to_json(self.record, indent=2) + "\n").encode())
+        self.record = self.record.but(**values)
+        if self.record.status == "running":
+            self.record = self.record.but(seconds=self._elapsed())
+        content = to_json(self.record.model_dump(exclude_none=True), indent=2)
+        write_atomically(self.path / "run.json", (content + "\n").encode())
 
     def finish(self, result: Mapping[str, Any], weights_sha256: str | None = None) -> None:
         """Mark the run done; without a hash given, the weights file is hashed if there is one."""
         if weights_sha256 is None and self.weights.is_file():
             weights_sha256 = file_sha256(self.weights)
         weights = {"file": self.weights.name, "sha256": weights_sha256} if weights_sha256 else None
-        orders = [record.get("order", 0) for _, record in read_records(self.path.parent) if isinstance(record, dict)]
+        orders = [record.order for _, record in read_records(self.path.parent) if isinstance(record, Record)]
         self.update(
             status="done",
             message=None,
@@ -150,6 +176,10 @@ class RunDir:
         """One line more in metrics.jsonl."""
         append(self.path / "metrics.jsonl", (to_json(row) + "\n").encode())
 
+    def write_best(self, content: bytes) -> None:
+        """Write the weights that score best on validation images, beside those of the last epoch."""
+        write_atomically(self.path / "model-best.safetensors", content)
+
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl; a last line torn by a crash is left out."""
         return read_metrics(self.path)
@@ -167,7 +197,7 @@ class RunDir:
         """Write config.toml, every value but none, and note its hash in run.json; whole also if killed between them."""
         path, content = self.path / "config.toml", tomli_w.dumps(without_none(config)).encode()
         sha256 = hashlib.sha256(content).hexdigest()
-        if "config_sha256" in self.record:
+        if self.record.config_sha256 is not None:
             self.update(config_next_sha256=sha256)
         write_atomically(path, content)
         self.update(config_next_sha256=None, config_sha256=sha256)
@@ -179,37 +209,56 @@ class RunDir:
             write_atomically(self.path / name, content)
         self.update(images={name: hashlib.sha256(content).hexdigest() for name, content in encoded.items()})
 
-    def as_parent(self, runs_dir: Path) -> dict[str, Any]:
-        """The entry for `record["parents"]` of a child in `runs_dir`; by name if both lie in it, so it can be moved."""
+    def as_parent(self, runs_dir: Path, knob: str) -> dict[str, Any]:
+        """The entry for `record.parents` of a child in `runs_dir` whose knob names this run.
+
+        It is by name if both lie in that folder, so that the folder can be moved.
+        """
         inside = self.path.resolve().parent == Path(runs_dir).resolve()
         path = self.path.resolve().name if inside else str(self.path.resolve())
-        return {"stage": self.stage, "path": path, "sha256": (self.record.get("weights") or {}).get("sha256")}
+        return {
+            "stage": self.stage,
+            "knob": knob,
+            "path": path,
+            "sha256": self.sha256,
+        }
 
-    def resolve_parent(self, entry: Mapping[str, Any]) -> Path:
+    def resolve_parent(self, entry: Parent) -> Path:
         """Where the parent of an entry lies now."""
-        return self.path.parent / str(entry["path"])
+        return self.path.parent / entry.path
 
-    def parent(self, stage: str) -> "RunDir":
-        """The run of `stage` this one descends from, through any number of generations.
+    def gives(self, what: str) -> bool:
+        """Whether others may take this from the run; see `settings/stages`."""
+        return what in STAGES[self.stage].gives
+
+    def parents(self, *, giving: str) -> list[Parent]:
+        """The entries of the recorded parents that give this."""
+        return [entry for entry in self.record.parents if entry.stage in training_stages(giving)]
+
+    def parent(self, giving: str) -> "RunDir":
+        """The nearest run that gives this among those it descends from, through any number of generations.
 
         Raises:
             CikdError: there is none, it is gone, or its weights are not those this run used.
         """
-        entries = self.record.get("parents", [])
-        for entry in entries:
-            if entry["stage"] == stage:
-                found = RunDir.open(self.resolve_parent(entry), stages=[stage], whole=self._whole)
-                if entry.get("sha256") not in (None, (found.record.get("weights") or {}).get("sha256")):
-                    raise CikdError(f"{found.path} was made again after {self.path} used it", hint="cikd runs")
-                return found
-        for entry in entries:
+        for entry in self.parents(giving=giving):
+            return self.open_parent(entry)
+        for entry in self.record.parents:
             ancestor = RunDir.open(self.resolve_parent(entry), whole=self._whole)
-            if ancestor.has_ancestor(stage):
-                return ancestor.parent(stage)
-        raise CikdError(f"{self.path} does not descend from a run of {stage}", hint="cikd runs shows the lineage")
+            if ancestor.has_ancestor(giving):
+                return ancestor.parent(giving)
+        wanted = " or ".join(training_stages(giving))
+        raise CikdError(f"{self.path} does not descend from a run of {wanted}", hint="cikd runs shows the lineage")
 
-    def has_ancestor(self, stage: str, younger: frozenset[Path] = frozenset()) -> bool:
-        """Whether a run of `stage` is among the recorded ancestors that are still there; younger: those come from.
+    def open_parent(self, entry: Parent) -> "RunDir":
+        """The parent of an entry; CikdError if it is gone, or its weights are not those this run used."""
+        found = RunDir.open(self.resolve_parent(entry), stages=[entry.stage], whole=self._whole)
+        if entry.sha256 not in (None, found.sha256):
+            raise CikdError(f"{found.path} was made again after {self.path} used it", hint="cikd runs")
+        return found
+
+    def has_ancestor(self, giving: str, younger: frozenset[Path] = frozenset()) -> bool:
+        """Whether a run that gives this is among the recorded ancestors that are still there; younger: come from them.
 
         Raises:
             CikdError: the run descends from itself, by a hand-edited record.
@@ -217,11 +266,11 @@ class RunDir:
         here = self.path.resolve()
         if here in younger:
             raise CikdError(f"{self.path} descends from itself", hint="cikd runs")
-        for entry in self.record.get("parents", []):
-            if entry["stage"] == stage:
-                return True
+        if self.parents(giving=giving):
+            return True
+        for entry in self.record.parents:
             path = self.resolve_parent(entry)
-            if is_file(path / "run.json") and RunDir(path, read_record(path)).has_ancestor(stage, younger | {here}):
+            if is_file(path / "run.json") and RunDir(path, read_record(path)).has_ancestor(giving, younger | {here}):
                 return True
         return False
 
@@ -234,7 +283,7 @@ class RunDir:
         """
         with locks.hold(self.path):
             locks.refuse_orphan(self.path)
-            if read_record(self.path) != json.loads(to_json(self.record)):
+            if read_record(self.path).model_dump() != self.record.model_dump():
                 raise CikdError(
                     f"Another process has gone on with {self.path} meanwhile", hint="cikd runs shows its state"
                 )
@@ -274,11 +323,11 @@ class RunDir:
 
 def open_classifier(path: str, *, whole: bool = True) -> RunDir:
     """The run at `path`, which has to know classes; whole: as for RunDir.open."""
-    run = RunDir.open(path, stages=tuple(SECTIONS), whole=whole)
-    if run.stage == "ali":
+    run = RunDir.open(path, whole=whole)
+    if not run.gives(CLASSES):
+        stage = STAGES[run.stage]
         raise CikdError(
-            f"{run.path} has no classifier: ALI copies attention and reads no labels.",
-            hint=f"cikd lm --from {run.path}",
+            f"{run.path} has no classifier: cikd {stage.command} reads no labels.", hint=stage.next(run.path)
         )
     return run
 

@@ -10,23 +10,12 @@ from cikd_cli.runs.directory import RunDir
 from cikd_cli.runs.lineage import newest_run
 from cikd_cli.settings.batch_size import fitting_batch
 from cikd_cli.settings.configs import StageConfig
+from cikd_cli.settings.knob import Role, knobs_with, parent_knobs
 from cikd_cli.settings.names import data_name, recipe_names
+from cikd_cli.settings.parse import validate
 from cikd_cli.settings.recipes import resolve, typed_values
 from cikd_cli.settings.request import Request, Resolved, RunOptions
-
-DATA_KNOBS = (
-    "data",
-    "data_root",
-    "fraction",
-    "val",
-    "split_seed",
-    "image_size",
-    "mean",
-    "std",
-    "decode_size",
-    "skip_unreadable",
-)
-STUDENT_KNOBS = ("student", "student_width", "student_depth", "student_heads")
+from cikd_cli.settings.stages import STAGES, STUDENT, TEACHER
 
 
 @dataclass(frozen=True)
@@ -66,70 +55,57 @@ def resolve_stage(
 
 def with_known_batch(resolved: Resolved, inherited: Inherited, processes: int) -> Resolved:
     """For showing: the batch that the data will choose, where a parent on the same images has counted them."""
-    counted = (inherited.parent.record.get("data") or {}) if inherited.parent else {}
-    if not (resolved.by_data and inherited.values.get("data") and counted.get("name") == inherited.values["data"]):
+    counted = inherited.parent.record.data if inherited.parent else None
+    if counted is None or not resolved.by_data or counted.name != inherited.values.get("data"):
         return resolved
     most = resolved.config.model_dump()["batch_size"]
-    batch = fitting_batch(most, counted["train"], processes)
+    batch = fitting_batch(most, counted.train, processes)
     if batch == most:
         return resolved
     return replace(
         resolved,
         config=resolved.config.model_copy(update={"batch_size": batch}),
-        sources=resolved.sources | {"batch_size": f"by the data ({counted['train']:,} images)"},
+        sources=resolved.sources | {"batch_size": f"by the data ({counted.train:,} images)"},
     )
 
 
 def inherit(request: Request, *, whole: bool = True) -> Inherited:
-    """What the stage of a request takes from its parent; the flags are all that was typed, by flag, --set or --config.
+    """What the stage of a request takes from its parents; the flags are all that was typed, by flag, --set or --config.
 
     Raises:
-        CikdError: the run that is named cannot be used, or none is named and there is no finished teacher.
+        CikdError: a run that is named cannot be used, or none is named and there is no finished teacher.
     """
-    if request.stage == "ali":
-        return _for_ali(request.flags, Path(request.options.runs_dir), whole)
-    if request.stage == "lm":
-        return _for_lm(request.flags, Path(request.options.runs_dir), whole)
-    return NOTHING
-
-
-def _for_ali(flags: Mapping[str, Any], runs_dir: Path, whole: bool) -> Inherited:
-    """The teacher hands down data, image size and normalisation; other images may be named, labels are not read."""
-    named = flags.get("from_run")
-    started = RunDir.open(named, stages=("ali", "lm"), whole=whole) if named else None
-    note = _how_found(flags)
-    if started is not None and not flags.get("teacher") and not flags.get("data"):
-        teacher, note = started.parent("finetune-teacher"), f"  [the teacher of {started.path}]"
+    stage, flags = STAGES[request.stage], request.flags
+    named = {takes: flags.get(key) for key, takes in parent_knobs(stage.config)}
+    if not named:
+        return NOTHING
+    began = named.get(STUDENT)
+    start = RunDir.open(began, giving=STUDENT, whole=whole) if began else None
+    if start is not None and stage.labels:
+        return _from_start(start)
+    runs_dir, note = Path(request.options.runs_dir), "" if named.get(TEACHER) else "  [the newest finished one]"
+    if start is not None and not named.get(TEACHER) and not flags.get("data"):
+        teacher, note = start.parent(TEACHER), f"  [the teacher of {start.path}]"
     else:
-        teacher = _find_teacher(flags.get("teacher"), flags.get("data"), runs_dir, whole)
-    values = inherited_settings(teacher)
-    if started is not None:
-        values |= student_settings(started)
-    if flags.get("data") is not None and data_name(flags["data"]) != values["data"]:
-        for key in ("data", "fraction", "val"):
+        try:
+            teacher = _find_teacher(named.get(TEACHER), flags.get("data"), runs_dir, whole)
+        except CikdError:
+            if named.get(TEACHER) or validate(stage.config, flags, command=stage.command).needs_teacher:
+                raise
+            return NOTHING
+    values = inherited_settings(teacher) | (student_settings(start) if start is not None else {})
+    if not stage.labels and flags.get("data") is not None and data_name(flags["data"]) != values["data"]:
+        for key in set(knobs_with(stage.config, Role.IMAGES)) - set(knobs_with(stage.config, Role.PLACE)):
             values.pop(key, None)
     return Inherited(values, teacher, note)
 
 
-def _for_lm(flags: Mapping[str, Any], runs_dir: Path, whole: bool) -> Inherited:
-    """The parent hands down data, teacher and student; without one, the teacher does."""
-    if flags.get("from_run") is not None:
-        parent = RunDir.open(flags["from_run"], stages=("ali", "lm"), whole=whole)
-        values = inherited_settings(parent)
-        if not parent.record["data"]["classes"]:  # ALI saw unlabelled images; labels are those of the teacher's data
-            values |= inherited_settings(parent.parent("finetune-teacher"))
-        return Inherited(values, parent, "  [from the parent]")
-    try:
-        teacher = _find_teacher(flags.get("teacher"), flags.get("data"), runs_dir, whole)
-    except CikdError:  # none: labels alone can do without
-        if flags.get("distill", True) or flags.get("teacher"):
-            raise
-        return NOTHING
-    return Inherited(inherited_settings(teacher), teacher, _how_found(flags))
-
-
-def _how_found(flags: Mapping[str, Any]) -> str:
-    return "" if flags.get("teacher") else "  [the newest finished one]"
+def _from_start(start: RunDir) -> Inherited:
+    """The run that a student comes from hands down data, teacher and student."""
+    values = inherited_settings(start)
+    if not start.record.data.classes:  # it saw unlabelled images; labels are those of the teacher's data
+        values |= inherited_settings(start.parent(TEACHER))
+    return Inherited(values, start, "  [from the parent]")
 
 
 def _find_teacher(named: str | None, data: str | None, runs_dir: Path, whole: bool) -> RunDir:
@@ -140,12 +116,12 @@ def _find_teacher(named: str | None, data: str | None, runs_dir: Path, whole: bo
                 f"{named} is no run, and a teacher has to know the classes first.",
                 hint=f"cikd finetune-teacher --data {data or '…'} --teacher {named}",
             )
-        return RunDir.open(named, stages=("finetune-teacher",), whole=whole)
+        return RunDir.open(named, giving=TEACHER, whole=whole)
     if data is None:
         raise CikdError(
             "No images are named.", hint="--data cifar100, a folder, or --teacher RUN to take the teacher's"
         )
-    found = newest_run(runs_dir, "finetune-teacher", data=data_name(data))
+    found = newest_run(runs_dir, TEACHER, data=data_name(data))
     if found is None:
         raise CikdError(
             f"There is no finished teacher for {data} in {runs_dir}.",
@@ -160,26 +136,27 @@ def inherited_settings(parent: RunDir) -> dict[str, Any]:
     A teacher run hands on the data and itself.
     """
     config = parent.config()
-    inherited = {key: config[key] for key in DATA_KNOBS if key in config}
-    model = parent.record.get("model") or {}
-    inherited |= {key: tuple(model[key]) for key in ("mean", "std") if model.get(key)}
-    if parent.record.get("stage") == "finetune-teacher":
-        return inherited | {"teacher": str(parent.path)}
+    knobs, model = STAGES[parent.stage].config, parent.record.model
+    inherited = {key: config[key] for key in knobs_with(knobs, Role.IMAGES | Role.INPUT) if key in config}
+    said = {key: getattr(model, key, None) for key in knobs_with(knobs, Role.INPUT)}
+    inherited |= {key: tuple(value) if isinstance(value, list) else value for key, value in said.items() if value}
+    if parent.gives(TEACHER):
+        return inherited | {TEACHER: str(parent.path)}
     inherited |= student_settings(parent)
-    if any(entry["stage"] == "finetune-teacher" for entry in parent.record.get("parents", [])):
-        inherited["teacher"] = str(parent.parent("finetune-teacher").path)
+    if parent.parents(giving=TEACHER):
+        inherited[TEACHER] = str(parent.parent(TEACHER).path)
     return inherited
 
 
 def student_settings(parent: RunDir) -> dict[str, Any]:
     """The knobs that describe the student of a run."""
     config = parent.config()
-    return {key: config[key] for key in STUDENT_KNOBS if key in config}
+    return {key: config[key] for key in knobs_with(STAGES[parent.stage].config, Role.STUDENT) if key in config}
 
 
 def _with_recipe_of(parent: RunDir | None, options: RunOptions) -> RunOptions:
     """The options with the parent's recipe, unless one is named."""
-    recipe = None if parent is None or options.recipe else parent.record.get("recipe")
+    recipe = None if parent is None or options.recipe else parent.record.recipe
     if recipe is None or (recipe not in recipe_names() and not Path(recipe).is_file()):
         return options
     return options.model_copy(update={"recipe": recipe})

@@ -15,7 +15,7 @@ COLUMNS = ("run", "stage", "data", "status", "epochs", "top-1", "time")
 def all_runs(runs_dir: Path) -> list[RunDir]:
     """Every readable run in `runs_dir`, oldest first."""
     runs = [RunDir(path, record) for path, record in read_records(runs_dir) if not isinstance(record, CikdError)]
-    return sorted(runs, key=lambda run: str(run.record.get("started", "")))
+    return sorted(runs, key=lambda run: run.record.started)
 
 
 def damaged_runs(runs_dir: Path) -> list[tuple[Path, CikdError]]:
@@ -23,14 +23,14 @@ def damaged_runs(runs_dir: Path) -> list[tuple[Path, CikdError]]:
     return [(path, error) for path, error in read_records(runs_dir) if isinstance(error, CikdError)]
 
 
-def newest_run(runs_dir: Path, stage: str, *, data: str) -> RunDir | None:
-    """The run of `stage` on the data set `data` that finished last, if any."""
+def newest_run(runs_dir: Path, giving: str, *, data: str) -> RunDir | None:
+    """The run that gives this, on the data set `data`, that finished last, if any."""
     done = [
         run
         for run in all_runs(runs_dir)
-        if run.stage == stage and run.record["status"] == "done" and (run.record.get("data") or {}).get("name") == data
+        if run.gives(giving) and run.record.status == "done" and run.record.data.name == data
     ]
-    return max(done, key=lambda run: (run.record.get("order", 0), str(run.record.get("finished", ""))), default=None)
+    return max(done, key=lambda run: (run.record.order, str(run.record.finished)), default=None)
 
 
 def tree(runs: Sequence[RunDir]) -> list[tuple[int, RunDir]]:
@@ -56,11 +56,11 @@ def rows(runs: Sequence[RunDir]) -> list[list[str]]:
         [
             ("   " * (depth - 1) + "└─ " if depth else "") + str(run.path),
             run.stage,
-            str((run.record.get("data") or {}).get("name", "")),
+            run.record.data.name,
             run.status,
             _epochs(run),
             _score(run),
-            duration(run.record["seconds"]) if run.record.get("seconds") else "",
+            duration(run.record.seconds) if run.record.seconds else "",
         ]
         for depth, run in tree(runs)
     ]
@@ -74,18 +74,18 @@ def summary(runs: Sequence[RunDir]) -> list[dict[str, Any]]:
             "depth": depth,
             "stage": run.stage,
             "status": run.status,
-            "data": (run.record.get("data") or {}).get("name"),
-            "progress": run.record.get("progress"),
-            "seconds": run.record.get("seconds"),
-            "parents": [str(run.resolve_parent(entry)) for entry in run.record.get("parents", [])],
-            "result": run.record.get("result"),
+            "data": run.record.data.name,
+            "progress": run.record.progress and run.record.progress.model_dump(),
+            "seconds": run.record.seconds,
+            "parents": [str(run.resolve_parent(entry)) for entry in run.record.parents],
+            "result": run.record.result and run.record.result.model_dump(exclude_none=True),
         }
         for depth, run in tree(runs)
     ]
 
 
 def _parents(run: RunDir) -> list[Path]:
-    return [run.resolve_parent(entry).resolve() for entry in run.record.get("parents", [])]
+    return [run.resolve_parent(entry).resolve() for entry in run.record.parents]
 
 
 def _generations(run: RunDir, by_path: dict[Path, RunDir], seen: frozenset[Path] = frozenset()) -> int:
@@ -97,10 +97,10 @@ def _generations(run: RunDir, by_path: dict[Path, RunDir], seen: frozenset[Path]
 
 
 def _epochs(run: RunDir) -> str:
-    progress = run.record.get("progress") or {}
-    return f"{progress.get('epoch', 0)}/{progress['epochs']}" if progress.get("epochs") else ""
+    progress = run.record.progress
+    return f"{progress.epoch}/{progress.epochs}" if progress and progress.epochs else ""
 
 
 def _score(run: RunDir) -> str:
-    top1 = (run.record.get("result") or {}).get("top1")
-    return f"{top1:.1f}" if isinstance(top1, int | float) else ""
+    top1 = run.record.result.top1 if run.record.result else None
+    return f"{top1:.1f}" if top1 is not None else ""

@@ -39,7 +39,7 @@ def claim(runs_dir: Path, *, prefix: str, name: str | None, stage: str) -> Path:
     return path
 
 
-def check_free(runs_dir: Path, name: str | None, *, stage: str = "ali") -> None:
+def check_free(runs_dir: Path, name: str | None, *, stage: str) -> None:
     """Raise CikdError when no run of this name can be made; cheap, so that it can be asked before any work."""
     check_name(name)
     if name is not None and (runs_dir / name).exists():

@@ -13,18 +13,17 @@ from pydantic import ValidationError
 from cikd_cli.errors import CikdError
 from cikd_cli.files import file_sha256, is_file, read_text, read_toml
 from cikd_cli.runs.locks import holder
-from cikd_cli.runs.record import Record
+from cikd_cli.runs.record import FORMAT, Record
 from cikd_cli.settings.parse import nearest, validate
-from cikd_cli.settings.recipes import SECTIONS
+from cikd_cli.settings.stages import STAGES, training_stages
 
-FORMAT = 1
 MOST_JSON = 2**26  # bytes of run.json or metrics.jsonl: names of a million classes, rows of 100,000 epochs
 MOST_NUMBER = 1e100  # of a metric; pictures of larger ones cannot be drawn
 COPY_AGAIN = "copy the run again, whole, or train it again"
 
 
 class Fields(dict[str, Any]):
-    """An object of a run.json, or a config.toml; asking for a key that is not there is a CikdError, not a KeyError."""
+    """A config.toml; asking for a key that is not there is a CikdError, not a KeyError."""
 
     def __init__(self, values: Mapping[str, Any], file: Path) -> None:
         super().__init__(values)
@@ -34,7 +33,7 @@ class Fields(dict[str, Any]):
         raise CikdError(f"{self._file} is damaged: it has no {key!r}", hint=COPY_AGAIN)
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> Record:
     """The run.json of the run at `path`.
 
     Raises:
@@ -44,23 +43,20 @@ def read_record(path: Path) -> dict[str, Any]:
     if not is_file(file):
         raise no_run(path)
     try:
-        record = json.loads(read_text(file, most=MOST_JSON), object_hook=lambda values: Fields(values, file))
+        values = json.loads(read_text(file, most=MOST_JSON))
     except (ValueError, OSError, RecursionError) as error:
         raise CikdError(f"{file} is damaged: {error}", hint=COPY_AGAIN) from None
-    if not isinstance(record, dict) or record.get("stage") not in [*SECTIONS] or "status" not in record:
+    if not isinstance(values, dict) or values.get("stage") not in [*training_stages()] or "status" not in values:
         raise CikdError(f"{file} was not written by cikd", hint="cikd runs lists the runs")
-    if record.get("format") != FORMAT:
-        theirs = record.get("format")
-        hint = "pip install --upgrade cikd"
+    theirs = values.get("format")
+    if theirs != FORMAT:
+        is_older = isinstance(theirs, int) and theirs < FORMAT
+        hint = "train it again" if is_older else "pip install --upgrade cikd"
         raise CikdError(f"{path} has the run format {theirs}, and this version reads {FORMAT}", hint=hint)
     try:
-        Record.model_validate(record)
+        return Record.model_validate(values)
     except ValidationError as error:
         raise CikdError(f"{file} is damaged: {_first(error)}", hint=COPY_AGAIN) from None
-    for key in ("weights", "result", "progress"):
-        if record.get(key) is None:
-            record.pop(key, None)
-    return record
 
 
 def locate(word: str, runs_dir: Path) -> Path | None:
@@ -109,7 +105,7 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def read_records(runs_dir: Path) -> Iterator[tuple[Path, dict[str, Any] | CikdError]]:
+def read_records(runs_dir: Path) -> Iterator[tuple[Path, Record | CikdError]]:
     """Every run in `runs_dir` by name: its folder and run.json, or why that cannot be read."""
     for file in sorted(runs_dir.glob("*/run.json")):
         try:
@@ -125,8 +121,9 @@ def read_config(path: Path, stage: str) -> dict[str, Any]:
         CikdError: missing, not TOML, or a value that the stage does not take.
     """
     values = read_toml(path / "config.toml", "config")
-    known = {key: value for key, value in values.items() if key in SECTIONS[stage].model_fields}
-    checked = validate(SECTIONS[stage], known, command=stage).model_dump(mode="json", include=set(known))
+    knobs = STAGES[stage].config
+    known = {key: value for key, value in values.items() if key in knobs.model_fields}
+    checked = validate(knobs, known, command=stage).model_dump(mode="json", include=set(known))
     return Fields(values | checked, path / "config.toml")
 
 
@@ -166,26 +163,25 @@ def _first(error: ValidationError) -> str:
     return f"{place} {detail['msg'].replace('Input should be', 'should be')}"
 
 
-def unfinished(path: Path, record: Mapping[str, Any], *, status: str) -> CikdError:
+def unfinished(path: Path, record: Record, *, status: str) -> CikdError:
     """The sentence about a run that is not done: still running, stopped, or failed after some epoch."""
     if status == "running":
         return CikdError(
             f"{path} is still running ({holder(path)})", hint="wait for it, or stop it with Ctrl-C in its terminal"
         )
-    progress = record.get("progress") or {}
+    progress = record.progress
     verb = "failed" if status == "failed" else "stopped"
-    when = f"after epoch {progress['epoch']} of {progress['epochs']}" if progress.get("epoch") else "in its first epoch"
-    why = f": {record['message']}" if verb == "failed" and record.get("message") else ""
-    return CikdError(f"{path} {verb} {when}{why}", hint=f"continue it with  cikd {record['stage']} --resume {path}")
+    when = f"after epoch {progress.epoch} of {progress.epochs}" if progress and progress.epoch else "in its first epoch"
+    why = f": {record.message}" if verb == "failed" and record.message else ""
+    return CikdError(f"{path} {verb} {when}{why}", hint=f"continue it with  cikd {record.stage} --resume {path}")
 
 
-def refuse_edited(path: Path, record: Mapping[str, Any]) -> None:
+def refuse_edited(path: Path, record: Record) -> None:
     """Raise CikdError if weights, config.toml or lists of images are not what the record says was written."""
-    weights = record.get("weights") or {}
-    expected = {
-        "config.toml": {record.get("config_sha256"), record.get("config_next_sha256")} - {None},
-        str(weights.get("file")): {weights.get("sha256")} - {None},
-        **{name: {sha256} for name, sha256 in (record.get("images") or {}).items()},
+    expected: dict[str, set[str | None]] = {
+        "config.toml": {record.config_sha256, record.config_next_sha256} - {None},
+        **({record.weights.file: {record.weights.sha256}} if record.weights else {}),
+        **{name: {sha256} for name, sha256 in record.images.items()},
     }
     for name, sha256 in expected.items():
         if not sha256:

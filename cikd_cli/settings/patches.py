@@ -4,6 +4,7 @@ import re
 
 from cikd_cli.errors import CikdError
 
+STUDENT_PATCH = 16  # of a student without a teacher
 _IN_NAME = re.compile(r"patch(\d{1,3})(?!\d)")
 
 

@@ -12,22 +12,15 @@ from typing import Any
 from cikd_cli.errors import CikdError
 from cikd_cli.files import read_toml
 from cikd_cli.render import template_root
-from cikd_cli.settings.configs import AliConfig, FinetuneTeacherConfig, LmConfig, StageConfig
+from cikd_cli.settings.configs import StageConfig
+from cikd_cli.settings.knob import Role, facts_of, knobs_with
 from cikd_cli.settings.names import check_data, data_names, recipe_names
 from cikd_cli.settings.parse import check_keys, parse, suggestion, validate
 from cikd_cli.settings.request import Resolved, RunOptions
+from cikd_cli.settings.stages import STAGES, sections
 
-SECTIONS: dict[str, type[StageConfig]] = {
-    "finetune-teacher": FinetuneTeacherConfig,
-    "ali": AliConfig,
-    "lm": LmConfig,
-}
 FOLDER_RECIPE = "folder"
 BATCH_FOLLOWS_DATA = "batch_follows_data"
-
-# Where the data lie, how they are held in memory and where logits are kept does not change what a run computes.
-MAY_DIFFER = frozenset({"data_root", "download", "cache_mb", "skip_unreadable", "teacher_cache"})
-_PATHS = frozenset({"data", "teacher", "from_run"})
 
 
 @dataclass(frozen=True)
@@ -56,16 +49,16 @@ def load_recipe(name: str) -> Recipe:
         path = template_root() / "recipes" / f"{name}.toml"
         if name not in recipe_names():
             raise CikdError(f"There is no recipe named {name!r}", hint=suggestion(name, recipe_names()))
-    sections = read_toml(path, "recipe")
-    follows = sections.pop(BATCH_FOLLOWS_DATA, False)
+    settings = read_toml(path, "recipe")
+    follows = settings.pop(BATCH_FOLLOWS_DATA, False)
     if not isinstance(follows, bool):
         raise CikdError(
             f"Recipe {path.name}: {BATCH_FOLLOWS_DATA} must be true or false, not {follows!r}",
             hint=f"{BATCH_FOLLOWS_DATA} = true",
         )
-    for section, keys in sections.items():
-        if section != "common" and section not in SECTIONS:
-            known = ["common", *SECTIONS]
+    for section, keys in settings.items():
+        known = ["common", *sections()]
+        if section not in known:
             hint = suggestion(section, known) if isinstance(keys, dict) else f"put it under one of: {', '.join(known)}"
             raise CikdError(f"Recipe {path.name}: {section!r} is not a section", hint=hint)
         if not isinstance(keys, dict):
@@ -73,7 +66,7 @@ def load_recipe(name: str) -> Recipe:
                 f"Recipe {path.name}: {section!r} must be a section", hint=f"write [{section}] above its keys"
             )
         _check_section(section, keys, f"Recipe {path.name}")
-    return Recipe(name if name in recipe_names() else str(path.resolve()), sections, follows)
+    return Recipe(name if name in recipe_names() else str(path.resolve()), settings, follows)
 
 
 def resolve(
@@ -112,7 +105,7 @@ def resolve(
         values |= layer
         sources |= dict.fromkeys(layer, source)
     _refuse_contradictions(config_class, section, fixed, typed, inherited_from or "its parent")
-    by_data = frozenset({"batch_size"} if section in SECTIONS and _free(sources["batch_size"], recipe) else ())
+    by_data = frozenset({"batch_size"} if STAGES[section].trains and _free(sources["batch_size"], recipe) else ())
     sources |= {key: f"{sources[key]}, or fewer by the data" for key in by_data}
     return Resolved(validate(config_class, values, command=section), sources, recipe.name if recipe else None, by_data)
 
@@ -168,26 +161,27 @@ def _file_values(config_class: type[StageConfig], section: str, path: Path) -> d
     content.pop(BATCH_FOLLOWS_DATA, None)  # of a recipe; here it is a person who names the batch
     flat = {key: value for key, value in content.items() if not isinstance(value, dict)}
     check_keys(config_class, flat, str(path), command=section)
-    sections = {key: value for key, value in content.items() if isinstance(value, dict)}
-    for name, keys in sections.items():
-        if name != "common" and name not in SECTIONS:
-            raise CikdError(f"{path}: {name!r} is not a section", hint=suggestion(name, ["common", *SECTIONS]))
+    settings = {key: value for key, value in content.items() if isinstance(value, dict)}
+    known = ["common", *sections()]
+    for name, keys in settings.items():
+        if name not in known:
+            raise CikdError(f"{path}: {name!r} is not a section", hint=suggestion(name, known))
         _check_section(name, keys, str(path))
-    return flat | Recipe(path.stem, sections).values(config_class, section)
+    return flat | Recipe(path.stem, settings).values(config_class, section)
 
 
 def _check_section(section: str, keys: Mapping[str, Any], where: str) -> None:
     if section == "common":
-        known = dict.fromkeys(key for config_class in SECTIONS.values() for key in config_class.model_fields)
+        known = dict.fromkeys(key for config_class in sections().values() for key in config_class.model_fields)
         for key in keys:
             if key not in known:
                 raise CikdError(f"{where}: no stage has a knob named {key!r}", hint=suggestion(key, known))
     else:
-        check_keys(SECTIONS[section], keys, f"{where} [{section}]", command=section)
+        check_keys(STAGES[section].config, keys, f"{where} [{section}]", command=section)
 
 
 def _choose_recipe(section: str, name: str | None, data: str | None) -> Recipe | None:
-    if section not in SECTIONS:
+    if not STAGES[section].trains:
         return None
     if name is not None:
         return load_recipe(name)
@@ -204,13 +198,14 @@ def _refuse_contradictions(
     parent: str,
 ) -> None:
     settled = parse(config_class, fixed, command=section)
+    may_differ = knobs_with(config_class, Role.PLACE)
     for source, values in typed:
         for key, value in values.items():
-            if key not in settled or key in MAY_DIFFER or _same(key, value, settled[key]):
+            if key not in settled or key in may_differ or _same(config_class, key, value, settled[key]):
                 continue
             if key == "data" and Path(value).is_dir() and Path(settled[key]).is_absolute():
                 continue  # a folder may have moved: `training/lm` looks whether its images are the same
-            if key == "data" and section == "lm":
+            if key == "data" and STAGES[section].labels:
                 raise CikdError(
                     f"data {value} is not what {parent} was made for, {settled[key]}",
                     hint=f"cikd finetune-teacher --data {value} makes a teacher for it",
@@ -219,7 +214,8 @@ def _refuse_contradictions(
             raise CikdError(f"{what} contradicts {parent}, which has {key} {settled[key]}", hint=f"leave {key} out")
 
 
-def _same(key: str, one: Any, other: Any) -> bool:
-    if key in _PATHS and isinstance(one, str) and isinstance(other, str):
+def _same(config_class: type[StageConfig], key: str, one: Any, other: Any) -> bool:
+    is_path = key == "data" or facts_of(config_class.model_fields[key]).takes
+    if is_path and isinstance(one, str) and isinstance(other, str):
         return one == other or Path(one).resolve() == Path(other).resolve()
     return bool(one == other)

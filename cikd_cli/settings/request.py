@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator
-from pydantic.fields import FieldInfo
 
 from cikd_cli.errors import CikdError
-from cikd_cli.settings.configs import HARDWARE, OPTIMISATION, RUN, StageConfig, knob
+from cikd_cli.settings.configs import StageConfig
+from cikd_cli.settings.knob import HARDWARE, OPTIMISATION, RUN, Role, knob, knobs_with
+from cikd_cli.settings.stages import LONG, RUNS_DIR_VARIABLE, Kind
 
 EPOCHS = "e"
+_GPUS_OF_A_JOB = "--gpus-per-node says on how many GPUs"
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -33,49 +35,58 @@ class RunOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
+    # fmt: off
     recipe: str | None = knob(
-        None, "Recipe name or .toml file.", panel=OPTIMISATION, first=True, unset="the data set's own"
-    )
-    config: str | None = knob(None, "TOML file of settings, such as a run's config.toml.", panel=OPTIMISATION)
+        None, "Recipe name or .toml file.", panel=OPTIMISATION, first=True, unset="the data set's own",
+        commands=LONG | Kind.BENCH)
+    config: str | None = knob(
+        None, "TOML file of settings, such as a run's config.toml.", panel=OPTIMISATION, metavar="FILE")
     set: tuple[str, ...] = knob(
-        (), "Set any knob, e.g. betas=0.9,0.95; may be repeated.", panel=OPTIMISATION, first=True
-    )
+        (), "Set any knob, e.g. betas=0.9,0.95; may be repeated.", panel=OPTIMISATION, first=True, metavar="KEY=VALUE")
     gpus: str | None = knob(
-        None,
-        "How many GPUs, 'all', a list such as 0,2, or 'cpu'.",
-        panel=HARDWARE,
-        first=True,
-        unset="one if there is one",
-    )
-    processes: int | None = knob(None, "Processes to share the work with --gpus cpu.", panel=HARDWARE, ge=1)
-    workers: int | None = knob(None, "Processes that load images.", panel=HARDWARE, unset="by the machine", ge=0)
+        None, "How many GPUs, 'all', a list such as 0,2, or 'cpu'.", panel=HARDWARE, first=True,
+        metavar="N|all|0,2|cpu", unset="one if there is one", role=Role.RESUMABLE, in_a_job=_GPUS_OF_A_JOB)
+    processes: int | None = knob(
+        None, "Processes to share the work with --gpus cpu.", panel=HARDWARE, in_a_job=_GPUS_OF_A_JOB,
+        role=Role.RESUMABLE, commands=LONG, ge=1)
+    workers: int | None = knob(
+        None, "Processes that load images.", panel=HARDWARE, unset="by the machine", role=Role.RESUMABLE,
+        commands=LONG | Kind.ANALYSIS, ge=0)
     views: Literal["auto", "cpu", "device"] = knob(
         "auto",
-        "cpu: image by image; device: a batch at a time, where the networks are; auto: the latter on a GPU that has "
-        "room for the images, and of small images on a CPU without --workers.",
-        panel=HARDWARE,
-    )
-    runs_dir: str = knob("runs", "Folder in which runs lie.", panel=RUN)
+        "cpu: image by image; device: a batch at a time, where the networks are; auto: the latter on a GPU that has"
+        " room for the images, and of small images on a CPU without --workers.",
+        panel=HARDWARE, role=Role.RESUMABLE, commands=LONG)
+    runs_dir: str = knob(
+        "runs", "Folder in which runs lie.", panel=RUN, metavar="DIR", variable=RUNS_DIR_VARIABLE, role=Role.RESUMABLE,
+        commands=LONG | Kind.ANALYSIS)
     name: str | None = knob(
-        None, "Name of the run's folder.", panel=RUN, first=True, unset="the next number, as in ali-001"
-    )
-    resume: str | None = knob(None, "Continue this run, in place.", panel=RUN, first=True)
-    save_every: str = knob("10m", "Time between checkpoints (30s, 10m, 2h; 10: minutes), or epochs (5e).", panel=RUN)
+        None, "Name of the run's folder.", panel=RUN, first=True, unset="the next number, as in ali-001",
+        commands=Kind.TRAINING)
+    resume: str | None = knob(
+        None, "Continue this run, in place.", panel=RUN, first=True, metavar="RUN", commands=Kind.TRAINING,
+        in_a_job="--name with the name of that run goes on with it")
+    save_every: str = knob(
+        "10m", "Time between checkpoints (30s, 10m, 2h; 10: minutes), or epochs (5e).", panel=RUN,
+        metavar="30s|10m|2h|5e", role=Role.RESUMABLE, commands=LONG)
     go_on: bool = knob(
         False,
         "With --name: go on with the run of that name if it is there, so that the same command can be given again.",
-        panel=RUN,
-        flag="--continue",
-    )
+        panel=RUN, flag="--continue", commands=Kind.TRAINING)
     stall_after: str = knob(
         "10m",
         "Of several processes: end all, naming the one that the others wait for, when none has moved for this long.",
-        panel=HARDWARE,
-    )
-    quiet: bool = knob(False, "Print warnings and errors only.", panel=RUN)
-    as_json: bool = knob(False, "Print the final summary as one JSON object.", panel=RUN, flag="--json")
-    dry_run: bool = knob(False, "Check everything, take two steps, print the plan, and stop.", panel=RUN, first=True)
-    fresh: bool = knob(False, "Start every stage anew instead of continuing what is there.", panel=RUN, first=True)
+        panel=HARDWARE, metavar="30s|10m|2h", role=Role.RESUMABLE, commands=LONG)
+    quiet: bool = knob(False, "Print warnings and errors only.", panel=RUN, role=Role.RESUMABLE)
+    as_json: bool = knob(
+        False, "Print the final summary as one JSON object.", panel=RUN, flag="--json", role=Role.RESUMABLE)
+    dry_run: bool = knob(
+        False, "Check everything, take two steps, print the plan, and stop.", panel=RUN, first=True,
+        role=Role.RESUMABLE, commands=LONG, in_a_job="try it outside of a job")
+    fresh: bool = knob(
+        False, "Start every stage anew instead of continuing what is there.", panel=RUN, first=True,
+        commands=Kind.CURRICULUM)
+    # fmt: on
 
     @field_validator("save_every")
     @classmethod
@@ -94,10 +105,20 @@ class RunOptions(BaseModel):
             raise ValueError("a time such as 30s, 10m or 2h (10 alone: minutes)")
         return text
 
+    def going_on(self, **values: Any) -> "RunOptions":
+        """The options that may be given with --resume, as far as they were, and `values`."""
+        kept = {name: getattr(self, name) for name in resumable(self)}
+        return RunOptions(**kept | values)
+
     @property
     def stall(self) -> float:
         """`stall_after` in seconds."""
         return parse_interval(self.stall_after)[0]
+
+
+def resumable(options: RunOptions) -> set[str]:
+    """The options that were given and may be given with --resume."""
+    return options.model_fields_set & set(knobs_with(RunOptions, Role.RESUMABLE))
 
 
 def gpu_numbers(text: str | None) -> tuple[int, ...] | None:
@@ -150,22 +171,3 @@ class Resolved:
     sources: dict[str, str]
     recipe: str | None
     by_data: frozenset[str] = frozenset()
-
-
-def flag_name(name: str, field_info: FieldInfo) -> str:
-    """The flag of a field: `--batch-size` for `batch_size`, unless the field names its own (`from_run`: `--from`)."""
-    own = extra(field_info, "flag")
-    return own or "--" + name.replace("_", "-")
-
-
-def is_first(field_info: FieldInfo) -> bool:
-    """Whether `--help` shows the flag of a field; `--help-all` shows every flag."""
-    noted = field_info.json_schema_extra
-    return isinstance(noted, dict) and bool(noted.get("first"))
-
-
-def extra(field_info: FieldInfo, key: str) -> str | None:
-    """What `config.knob` noted beside a field: its "panel", its "flag", or what happens when it is "unset"."""
-    noted = field_info.json_schema_extra
-    value = noted.get(key) if isinstance(noted, dict) else None
-    return value if isinstance(value, str) else None

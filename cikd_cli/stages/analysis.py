@@ -23,12 +23,14 @@ from cikd_cli.data.workers import auto_workers
 from cikd_cli.errors import CikdError
 from cikd_cli.processes.world import choose_hardware
 from cikd_cli.runs.directory import RunDir
+from cikd_cli.settings.configs import DataConfig
+from cikd_cli.settings.knob import Role, knobs_with
 from cikd_cli.settings.recipes import resolve
 from cikd_cli.settings.request import Request
 from cikd_cli.settings.stages import STAGES
 from cikd_cli.stages.subjects import Subject
 from cikd_cli.training.held_out import remember
-from cikd_cli.training.job import tell
+from cikd_cli.training.images import tell
 
 
 class AnalysisConfig(Protocol):
@@ -104,7 +106,7 @@ class Analysis(Generic[ConfigT]):
         Raises:
             CikdError: no data named, data that cannot be read, or a split that is not there.
         """
-        name = self.config.data or (str(run.record["data"]["name"]) if run else None)
+        name = self.config.data or (run.record.data.name if run else None)
         if name is None:
             raise CikdError("Which images?", hint="--data digits, another named set, or a folder of images")
         source, is_own = _source(run, name, data_root=self.config.data_root, split=split, labelled=labelled)
@@ -143,21 +145,21 @@ def _source(
 ) -> tuple[DataSource, bool]:
     """The data set `name` as a run may be looked at on it, and whether it is the run's own."""
     config = run.config() if run else {}
-    own = str(run.record["data"]["name"]) if run else None
+    own = run.record.data.name if run else None
     skip = config.get("skip_unreadable", False)
     is_own = own is not None and (name == own or Path(name).resolve() == Path(own))
     if is_named(name):
-        division = {key: config[key] for key in ("fraction", "val", "split_seed") if key in config} if is_own else {}
-        root = data_root or config.get("data_root", "data")
-        source = load_source(name, data_root=root, download=False, skip_unreadable=skip, labelled=labelled, **division)
-        return source, is_own
+        division = {key: config[key] for key in knobs_with(DataConfig, Role.IMAGES) if key in config} if is_own else {}
+        division |= {"data_root": data_root or config.get("data_root", "data"), "skip_unreadable": skip}
+        division.pop("data", None)
+        return load_source(name, download=False, labelled=labelled, **division), is_own
     memory = remember([run]) if run else None
     return scored_folder(
         name,
         memory or NOTHING_KNOWN,
         own=is_own and memory is not None,
         split=split,
-        classes=run.record["model"].get("classes", ()) if run else (),
+        classes=tuple(run.record.model.classes) if run else (),
         labelled=labelled,
         skip_unreadable=skip,
     )

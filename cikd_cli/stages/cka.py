@@ -6,7 +6,7 @@ from cikd_cli.analysis.cka import LEAST_BATCH, compare, diagonal, matched_layers
 from cikd_cli.errors import CikdError
 from cikd_cli.reports.plots import Similarity, plot_cka
 from cikd_cli.runs.directory import RunDir
-from cikd_cli.settings.configs import CkaConfig
+from cikd_cli.settings.analyses import CkaConfig
 from cikd_cli.settings.request import Request
 from cikd_cli.stages.analysis import Analysis, Images, begin
 from cikd_cli.stages.results import image_words, network_words, result_stem, save_result

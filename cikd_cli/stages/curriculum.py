@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -16,19 +17,17 @@ from cikd_cli.reports import page
 from cikd_cli.runs import chain
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.runs.lineage import all_runs
-from cikd_cli.settings.configs import CurriculumConfig
+from cikd_cli.settings.knob import Role, knobs_with, parent_knobs
+from cikd_cli.settings.methods import CurriculumConfig
 from cikd_cli.settings.names import data_name
-from cikd_cli.settings.recipes import MAY_DIFFER
 from cikd_cli.settings.request import Request, Resolved, RunOptions
-from cikd_cli.settings.stages import STAGES
+from cikd_cli.settings.stages import STAGES, STUDENT, TEACHER, Kind, Stage, curriculum
 from cikd_cli.system import memory
-from cikd_cli.training.ahead import build_all, foretell_all, offer_laptop
+from cikd_cli.training.ahead import BASELINE, build_all, foretell_all, offer_laptop
 from cikd_cli.training.execute import curriculum_command
 from cikd_cli.training.held_out import remember
+from cikd_cli.training.job import Job
 from cikd_cli.training.rehearsal import Cost, cost_of
-
-ANALYSES = ("eval", "mad", "cka")
-_PARENTS = {"ali": ("teacher",), "lm": ("ali",), "baseline": ("teacher",)}
 
 
 def run(request: Request) -> dict[str, Any]:
@@ -49,64 +48,79 @@ def _carry_out_all(request: Request) -> dict[str, Any]:
     if options.dry_run:
         return _dry_run(resolved, options, out)
     runs: dict[str, RunDir] = {}
-    for name in _names(config):
-        step, tag = _step(name, config, runs, request), _tag(name, config, runs)
+    for name, stage in _steps(config).items():
+        step, tag = _step(name, stage, config, runs, request), _tag(name, stage, config, runs)
         found = None if options.fresh else _find(Path(options.runs_dir), tag)
-        if name == "teacher" and (found is None or found.status != "done"):
+        if not runs and (found is None or found.status != "done"):
             _look_ahead(resolved, options, out)
-        elif name == "teacher" and found is not None:
+        elif not runs and found is not None:
             _tell_changes(found, out)
         runs[name] = _carry_out(step, found, tag, out)
-    student = runs["lm"].path
-    beside = [runs[name].path for name in ("lm", "teacher", "baseline") if name in runs]
+    taught = {name: run for name, run in runs.items() if name != BASELINE}
+    student, teacher = list(taught.values())[-1], next(iter(taught.values()))
+    baseline = runs.get(BASELINE)
+    beside = [run.path for run in (student, teacher, baseline) if run is not None]
     analyses = {
-        command: _analyse(command, *(beside if command == "mad" else [student]), options=options, out=out)
-        for command in ANALYSES
+        command: _analyse(command, *(beside if stage.beside else [student.path]), options=options, out=out)
+        for command, stage in curriculum(Kind.ANALYSIS).items()
     }
-    evaluations = {"lm": analyses["eval"]}
-    if "baseline" in runs:
-        evaluations["baseline"] = _analyse("eval", runs["baseline"].path, options=options, out=out)
+    scores = next(iter(analyses))
+    evaluations = {list(taught)[-1]: analyses[scores]}
+    if baseline is not None:
+        evaluations[BASELINE] = _analyse(scores, baseline.path, options=options, out=out)
     rows = page.rows(runs, evaluations)
     out.table(page.COLUMNS, rows, title="on the test images")
-    seconds = sum(float(run.record["result"]["seconds"]) for run in runs.values())
+    seconds = sum(float(run.result.seconds) for run in runs.values())
     out.fields([
         ("trained", duration(seconds)),
-        ("weights", str(runs["lm"].weights)),
+        ("weights", str(student.weights)),
         ("report", str(page.write(runs, rows, request.argv, analyses))),
         ("next", f"another seed: --seed {config.lm.seed + 1} · all of it anew: --fresh · the lineage: cikd runs"),
     ])  # fmt: skip
-    return {name: str(run.path) for name, run in runs.items()} | {"eval": analyses["eval"], "evaluations": evaluations}
+    return {name: str(run.path) for name, run in runs.items()} | {scores: analyses[scores], "evaluations": evaluations}
 
 
-def _names(config: CurriculumConfig) -> tuple[str, ...]:
-    return ("teacher", "ali", "lm", *(("baseline",) if config.baseline else ()))
+def _steps(config: CurriculumConfig) -> dict[str, Stage]:
+    """The stages in turn, by what their runs are called, and the last once more by labels alone."""
+    steps = {stage.prefix: stage for stage in curriculum(Kind.TRAINING).values()}
+    return steps | ({BASELINE: list(steps.values())[-1]} if config.baseline else {})
 
 
-def _step(name: str, config: CurriculumConfig, runs: dict[str, RunDir], request: Request) -> Request:
+def _parent(name: str, stage: Stage, runs: dict[str, RunDir]) -> tuple[str, RunDir] | None:
+    """The run that a step stands on, and the knob that names it: the last one that it takes, for the baseline's too."""
+    wanted = [(key, takes) for key, takes in parent_knobs(stage.config) if name != BASELINE or takes == TEACHER]
+    for run in reversed(runs.values()):
+        for key, takes in wanted:
+            if run.gives(takes):
+                return key, run
+    return None
+
+
+def _step(name: str, stage: Stage, config: CurriculumConfig, runs: dict[str, RunDir], request: Request) -> Request:
     """The command a user would type for this step, given the runs before it."""
-    if name == "teacher":
-        return chain.stage_request(request, "finetune-teacher", data=config.finetune_teacher.data)
-    teacher = str(runs["teacher"].path)
-    if name == "ali":
-        return chain.stage_request(request, "ali", teacher=teacher)
-    if name == "lm":
-        return chain.stage_request(request, "lm", from_run=str(runs["ali"].path))
-    return chain.stage_request(request, "lm", teacher=teacher, **_labels_only(config, runs))
+    parent = _parent(name, stage, runs)
+    if parent is None:
+        return chain.stage_request(request, stage.command, data=_config(stage, config).data)
+    settings = _labels_only(config, runs) if name == BASELINE else {}
+    return chain.stage_request(request, stage.command, **{parent[0]: str(parent[1].path)}, **settings)
+
+
+def _config(stage: Stage, config: CurriculumConfig) -> Any:
+    return getattr(config, stage.command.replace("-", "_"))
 
 
 def _labels_only(config: CurriculumConfig, runs: dict[str, RunDir]) -> dict[str, Any]:
-    made = [runs[name].config() for name in ("ali", "lm")]
-    images = runs["lm"].record["data"]["train"]
-    return chain.baseline_settings(config, images, [(run["epochs"], run["batch_size"]) for run in made])
+    made = [run for run in runs.values() if run.gives(STUDENT)]
+    taught = [(run.config()["epochs"], run.config()["batch_size"]) for run in made]
+    return chain.baseline_settings(config, made[-1].record.data.train, taught)
 
 
-def _tag(name: str, config: CurriculumConfig, runs: dict[str, RunDir]) -> str:
+def _tag(name: str, stage: Stage, config: CurriculumConfig, runs: dict[str, RunDir]) -> str:
     """What a step's run is known by: its settings and the very weights it starts from."""
-    stage = {"teacher": config.finetune_teacher, "ali": config.ali, "lm": config.lm, "baseline": config.lm}[name]
-    settings = stage.model_dump(mode="json", exclude=set(MAY_DIFFER)) | {"data": data_name(str(stage.data))}
-    if name == "baseline":
-        settings |= _labels_only(config, runs)
-    settings["parents"] = [runs[parent].record["weights"]["sha256"] for parent in _PARENTS.get(name, ())]
+    its, parent = _config(stage, config), _parent(name, stage, runs)
+    settings = its.model_dump(mode="json", exclude=set(knobs_with(type(its), Role.PLACE)))
+    settings |= {"data": data_name(str(its.data))} | (_labels_only(config, runs) if name == BASELINE else {})
+    settings["parents"] = [parent[1].sha256] if parent else []
     return f"{name}/{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
@@ -119,11 +133,7 @@ def _carry_out(step: Request, found: RunDir | None, tag: str, out: Reporter) -> 
     module = import_module(STAGES[step.stage].module)
     if found is not None:
         out.line(f"── cikd {step.stage} --resume {found.path}")
-        kept = {
-            key: getattr(options, key)
-            for key in ("gpus", "processes", "workers", "views", "runs_dir", "save_every", "stall_after")
-        }
-        again = RunOptions(**kept, quiet=options.quiet, as_json=options.as_json, resume=str(found.path))
+        again = options.going_on(resume=str(found.path))
         summary = module.run(Request(step.stage, options=again, argv=step.argv, curriculum=tag))
     else:
         out.line(f"── cikd {step.stage}")
@@ -155,7 +165,7 @@ def _tell_changes(found: RunDir, out: Reporter) -> None:
 
 def _find(runs_dir: Path, tag: str) -> RunDir | None:
     """The newest run made for this step of this very curriculum."""
-    return next((run for run in reversed(all_runs(runs_dir)) if run.record.get("curriculum") == tag), None)
+    return next((run for run in reversed(all_runs(runs_dir)) if run.record.curriculum == tag), None)
 
 
 def _analyse(command: str, *runs: Path, options: RunOptions, out: Reporter) -> dict[str, Any]:
@@ -171,32 +181,39 @@ def _look_ahead(resolved: Resolved, options: RunOptions, out: Reporter) -> None:
     """Refuse what cannot work in any stage, and foretell long ones, before the first one trains for hours."""
     hardware = choose_hardware(options.gpus, options.processes or 1)
     jobs = build_all(resolved, hardware, options)
-    out.fields([fact for fact in jobs["ali"].facts if fact[0] == "student"])
+    out.fields(_about_student(jobs))
     foretell_all(jobs, resolved, hardware, options, out)
 
 
-def _finished(config: Any, options: RunOptions) -> dict[str, RunDir]:
-    """The runs that `cikd run` would take as they are, by stage."""
+def _about_student(jobs: Mapping[str, Job]) -> list[tuple[str, str]]:
+    """The row of the header that says what the student is."""
+    return next((rows for job in jobs.values() if (rows := [fact for fact in job.facts if fact[0] == "student"])), [])
+
+
+def _finished(config: CurriculumConfig, options: RunOptions) -> dict[str, RunDir]:
+    """The runs that `cikd run` would take as they are, by step."""
     runs: dict[str, RunDir] = {}
-    for name in () if options.fresh else _names(config):  # each needs those before it
-        found = _find(Path(options.runs_dir), _tag(name, config, runs))
+    for name, stage in () if options.fresh else _steps(config).items():  # each needs those before it
+        found = _find(Path(options.runs_dir), _tag(name, stage, config, runs))
         if found is None or found.status != "done":
             break
         runs[name] = found
-    return {"finetune-teacher" if name == "teacher" else name: run for name, run in runs.items()}
+    return runs
 
 
 def _dry_run(resolved: Resolved, options: RunOptions, out: Reporter) -> dict[str, Any]:
     """Check every stage, take some steps of each on networks of its shapes, and print what all of it costs."""
     hardware, resident = choose_hardware(options.gpus, options.processes or 1), memory()
     jobs = build_all(resolved, hardware, options, fetch=False)
-    teacher = jobs["finetune-teacher"].config
-    out.fields([*jobs["finetune-teacher"].facts, *(fact for fact in jobs["ali"].facts if fact[0] == "student")])
-    finished = _finished(resolved.config, options)
+    teacher = next(iter(jobs.values()))
+    out.fields([*teacher.facts, *_about_student(jobs)])
+    assert isinstance(resolved.config, CurriculumConfig)
+    done = _finished(resolved.config, options)
+    finished = {name: done.get(STAGES[name].prefix if name in STAGES else name) for name in jobs}
     rows, stages = [], {}
     for name, job in jobs.items():
-        if name in finished:
-            out.line(f"{finished[name].path} is finished; taken as it is")
+        if (run := finished[name]) is not None:
+            out.line(f"{run.path} is finished; taken as it is")
             stages[name] = Cost(0, 0.0, 0, 0.0)
             continue
         cost = stages[name] = cost_of(job, hardware, options, resident=resident)
@@ -207,10 +224,10 @@ def _dry_run(resolved: Resolved, options: RunOptions, out: Reporter) -> dict[str
     out.line()
     out.table(("", "epochs", "batch", "steps", "time", "MiB memory", "MiB disk"), rows, title=f"about, on {hardware}")
     out.fields([
-        ("then", f"cikd {', '.join(ANALYSES)}"),
+        ("then", f"cikd {', '.join(curriculum(Kind.ANALYSIS))}"),
         ("dry run", "a few steps of every stage went well; nothing was written"),
     ])  # fmt: skip
-    offer_laptop(seconds, teacher, resolved.recipe, hardware, options, out)
+    offer_laptop(seconds, teacher.config, resolved.recipe, hardware, options, out)
     return {
         "run": None,
         "status": "dry-run",

@@ -14,8 +14,9 @@ from cikd_cli.errors import CikdError, listed
 from cikd_cli.reports.card import write_card
 from cikd_cli.reports.plots import plot_confusion
 from cikd_cli.runs.directory import RunDir, open_classifier
-from cikd_cli.settings.configs import EvalConfig
+from cikd_cli.settings.analyses import EvalConfig
 from cikd_cli.settings.request import Request
+from cikd_cli.settings.stages import STUDENT
 from cikd_cli.stages.analysis import Analysis, Images, begin
 from cikd_cli.stages.results import image_words, read_result, result_stem, save_result
 from cikd_cli.stages.subjects import Subject, open_run, teacher_of
@@ -46,9 +47,9 @@ def run(request: Request) -> Result:
     _print(out, images, result, columns, rows)
     summary = {key: value for key, value in result.items() if key not in ("classes", "confusion")}
     summary = analysis.finish(summary, *files)
-    if run.stage == "lm" and not words:
+    if run.gives(STUDENT) and not words:
         by_name = _table(_by_name(result), teacher and _by_name(teacher))
-        out.fields([("card", str(write_card(run, *by_name)))])
+        out.fields([("card", str(write_card(run, result["top1"], *by_name)))])
     return summary
 
 

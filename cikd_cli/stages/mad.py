@@ -4,7 +4,7 @@ from typing import Any
 
 from cikd_cli.analysis.mad import attention_distances, uniform_distance
 from cikd_cli.reports.plots import Distances, plot_mad
-from cikd_cli.settings.configs import MadConfig
+from cikd_cli.settings.analyses import MadConfig
 from cikd_cli.settings.request import Request
 from cikd_cli.stages.analysis import Analysis, Images, begin
 from cikd_cli.stages.results import image_words, network_words, result_stem, save_result

@@ -80,13 +80,13 @@ def _is_own(teacher: Subject, home: RunDir | None) -> bool:
     """Whether a teacher's weights are those that the run learned from."""
     with suppress(CikdError):  # its own is gone
         own = teacher_of(home) if home else None
-        return own is not None and own.record["weights"]["sha256"] == teacher.weights_sha256
+        return own is not None and own.sha256 == teacher.weights_sha256
     return False
 
 
 def _are_whole(images: Images, run: RunDir) -> bool:
     """Whether a run's own images lie where it found them, or are all there elsewhere."""
-    if images.source.name == run.record["data"]["name"]:
+    if images.source.name == run.record.data.name:
         return True
     memory, found = remember([run]), images.source.digests.get(images.split)
     if memory is None or found is None:

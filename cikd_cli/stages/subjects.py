@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from timm.models.vision_transformer import VisionTransformer
-
-from cikd_cli.models.pretrained import is_pretrained_name, open_pretrained, own_file
-from cikd_cli.models.weights import ModelSpec, load_model
+from cikd_cli.models.pretrained import is_pretrained_name, open_pretrained
+from cikd_cli.models.spec import ModelSpec
 from cikd_cli.runs.directory import RunDir
-
-TEACHER = "finetune-teacher"
-STAGES_WITH_WEIGHTS = (TEACHER, "ali", "lm")
+from cikd_cli.settings.stages import TEACHER
+from cikd_cli.training.networks import load_run, open_own
 
 
 @dataclass(frozen=True)
@@ -19,14 +17,14 @@ class Subject:
 
     name: str
     label: str
-    model: VisionTransformer
+    model: Any
     spec: ModelSpec
     run: RunDir | None = None
 
     @property
     def weights_sha256(self) -> str | None:
         """The hash of a run's weights."""
-        return str(self.run.record["weights"]["sha256"]) if self.run else None
+        return self.run.sha256 if self.run else None
 
 
 def find_run(name: str) -> RunDir | None:
@@ -38,7 +36,7 @@ def find_run(name: str) -> RunDir | None:
     path = Path(name)
     if path.is_file() or (not path.exists() and is_pretrained_name(name)):
         return None
-    return RunDir.open(path, stages=STAGES_WITH_WEIGHTS)
+    return RunDir.open(path)
 
 
 def open_subject(name: str, *, image_size: int | None = None) -> Subject:
@@ -52,9 +50,9 @@ def open_subject(name: str, *, image_size: int | None = None) -> Subject:
     run = find_run(name)
     if run is not None:
         return open_run(run)
-    own = own_file(name)
+    own = open_own(name)
     if own is not None:
-        return Subject(name, own.name, *load_model(own))
+        return Subject(name, Path(name).name, *own)
     found = open_pretrained(name, num_classes=0, image_size=image_size)
     spec = ModelSpec.describe(found.model, found.architecture, classes=(), mean=found.mean, std=found.std)
     return Subject(name, Path(name).name if Path(name).exists() else name, found.model.eval(), spec)
@@ -62,7 +60,7 @@ def open_subject(name: str, *, image_size: int | None = None) -> Subject:
 
 def open_run(run: RunDir) -> Subject:
     """The network of a run that RunDir.open let pass."""
-    return Subject(str(run.path), str(run.path), *load_model(run.weights), run)
+    return Subject(str(run.path), str(run.path), *load_run(run), run)
 
 
 def teacher_of(run: RunDir) -> RunDir | None:

@@ -14,16 +14,18 @@ from cikd_cli.errors import CikdError
 from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.processes.world import Hardware
 from cikd_cli.runs.chain import baseline_settings, resolve_curriculum
-from cikd_cli.runs.inheritance import DATA_KNOBS
-from cikd_cli.settings.configs import CurriculumConfig, DataConfig, LmConfig, StudentConfig
-from cikd_cli.settings.recipes import MAY_DIFFER
+from cikd_cli.settings.configs import DataConfig, StudentConfig
+from cikd_cli.settings.knob import Role, knobs_with
+from cikd_cli.settings.methods import CurriculumConfig
 from cikd_cli.settings.request import Request, Resolved, RunOptions
-from cikd_cli.training import ali, finetune_teacher, lm
-from cikd_cli.training.job import Job, fit_batch, open_source
+from cikd_cli.settings.stages import Kind, Stage, curriculum
+from cikd_cli.training.images import open_source
+from cikd_cli.training.job import Job, Taught, fit_batch, student_job, teacher_job
 from cikd_cli.training.logit_cache import cache_folder, check_folder
 from cikd_cli.training.rehearsal import roughly, seconds_of, worth_foretelling
 
 LONG = 12 * 3600.0  # seconds: a run that no one waits for
+BASELINE = "baseline"  # the last student once more, by labels alone
 LAPTOP = "laptop"  # the recipe for a machine without a GPU
 
 
@@ -37,14 +39,14 @@ def build_all(resolved: Resolved, hardware: Hardware, options: RunOptions, *, fe
     """
     config, device = resolved.config, hardware.device
     assert isinstance(config, CurriculumConfig)
-    teacher = finetune_teacher.build(config.finetune_teacher, device, fetch=fetch)
-    jobs = {"finetune-teacher": teacher}
-    source = _same_images(config.ali, config, teacher.source)
-    frozen = FrozenTeacher(
-        copy.deepcopy(teacher.model), device=device, dtype=DTYPES[choose_precision(config.ali.precision, device)]
-    )
-    jobs["ali"] = ali.with_student(config.ali, ali.Given(source, None, frozen, teacher.spec), device)
-    jobs["lm"] = _lm(config.lm, config, teacher, hardware, options)
+    teacher, jobs = None, {}
+    for name, stage in curriculum(Kind.TRAINING).items():
+        its = getattr(config, name.replace("-", "_"))
+        if isinstance(its, StudentConfig):
+            assert teacher is not None
+            jobs[name] = _student(stage, its, teacher, hardware, options)
+        else:
+            jobs[name] = teacher = teacher_job(stage, its, device, fetch=fetch)
     for name, job in jobs.items():
         choose_precision(job.config.precision, device)
         if f"{name.replace('-', '_')}.batch_size" in resolved.by_data:
@@ -52,9 +54,10 @@ def build_all(resolved: Resolved, hardware: Hardware, options: RunOptions, *, fe
         # for what it raises
         Steps(job.config.seed, len(job.source.train), job.config.batch_size, rank=0, size=hardware.processes)
     if config.baseline:
-        taught = [(job.config.epochs, job.config.batch_size) for job in (jobs["ali"], jobs["lm"])]
-        told = baseline_settings(config, len(source.train), taught)
-        jobs["baseline"] = _lm(config.lm.model_copy(update=told), config, teacher, hardware, options)
+        assert teacher is not None
+        taught = [(job.config.epochs, job.config.batch_size) for job in jobs.values() if job is not teacher]
+        told = baseline_settings(config, len(teacher.source.train), taught)
+        jobs[BASELINE] = _student(stage, config.lm.model_copy(update=told), teacher, hardware, options)
     return jobs
 
 
@@ -68,7 +71,7 @@ def foretell_all(
     total = sum(seconds.values())
     parts = ", ".join(f"{name} {roughly(each).removeprefix('about ')}" for name, each in seconds.items())
     out.fields([("plan", f"{roughly(total)} of training on {hardware}: {parts}")])
-    offer_laptop(total, jobs["finetune-teacher"].config, resolved.recipe, hardware, options, out)
+    offer_laptop(total, next(iter(jobs.values())).config, resolved.recipe, hardware, options, out)
 
 
 def offer_laptop(
@@ -89,32 +92,35 @@ def offer_laptop(
 
 
 def _laptop_seconds(config: DataConfig, hardware: Hardware, options: RunOptions) -> float:
-    kept = ("data", "data_root", "fraction", "val", "skip_unreadable")
-    request = Request("run", {key: getattr(config, key) for key in kept}, RunOptions(recipe=LAPTOP))
+    kept = {key: getattr(config, key) for key in knobs_with(DataConfig, Role.IMAGES)}
+    request = Request("run", kept, RunOptions(recipe=LAPTOP))
     jobs = build_all(resolve_curriculum(request), hardware, options, fetch=False)
     return sum(seconds_of([job], hardware, options) for job in jobs.values())
 
 
-def _lm(config: LmConfig, all_stages: CurriculumConfig, teacher: Job, hardware: Hardware, options: RunOptions) -> Job:
+def _student(stage: Stage, config: StudentConfig, teacher: Job, hardware: Hardware, options: RunOptions) -> Job:
+    """The job of a student of a teacher that is yet to be trained."""
     folder = cache_folder(config, Path(options.runs_dir))
     if folder is not None:
         check_folder(folder)
-    source = _same_images(config, all_stages, teacher.source)
-    taught = (None, copy.deepcopy(teacher.model), teacher.spec)
-    return lm.with_teacher(config, source, taught, hardware.device)
+    dtype = DTYPES[choose_precision(config.precision, hardware.device)]
+    frozen = FrozenTeacher(copy.deepcopy(teacher.method.student), device=hardware.device, dtype=dtype)
+    source = _same_images(config, teacher)
+    return student_job(stage, config, source, Taught(None, frozen, teacher.spec), hardware.device)
 
 
-def _same_images(config: StudentConfig, all_stages: CurriculumConfig, source: DataSource) -> DataSource:
+def _same_images(config: StudentConfig, teacher: Job) -> DataSource:
     """The teacher's images, unless the stage is told to look for them elsewhere or otherwise: then it must find them.
 
     Raises:
         CikdError: they are not there, or other ones are.
     """
-    asked: dict[str, Any] = {key: getattr(config, key) for key in (*DATA_KNOBS, "download") if key in MAY_DIFFER}
-    if all(value == getattr(all_stages.finetune_teacher, key) for key, value in asked.items()):
-        return source
+    places = set(knobs_with(type(config), Role.PLACE)) & set(knobs_with(DataConfig, Role.PLACE | Role.IMAGES))
+    asked: dict[str, Any] = {key: getattr(config, key) for key in sorted(places)}
+    if all(value == getattr(teacher.config, key) for key, value in asked.items()):
+        return teacher.source
     found = open_source(config)
-    if found.fingerprint != source.fingerprint:
+    if found.fingerprint != teacher.source.fingerprint:
         told = ", ".join(f"{key} {value}" for key, value in asked.items())
         raise CikdError(
             f"The images of {config.data} with {told} are not those that the teacher will be trained on",

@@ -1,15 +1,12 @@
 """What the three training stages share: resolve, check, claim a run or several, train."""
 
-from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cikd_cli.console import reporter
-from cikd_cli.engine.fit import resume_command
 from cikd_cli.engine.precision import choose_precision
+from cikd_cli.engine.step import resume_command
 from cikd_cli.errors import CikdError
 from cikd_cli.processes import environment
 from cikd_cli.processes.join import Peers
@@ -17,72 +14,52 @@ from cikd_cli.processes.world import Hardware, choose_hardware
 from cikd_cli.runs import numbering
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.runs.inheritance import resolve_stage
-from cikd_cli.settings.configs import TrainingConfig
 from cikd_cli.settings.names import data_name
 from cikd_cli.settings.request import Request
 from cikd_cli.settings.stages import STAGES
 from cikd_cli.training import header, held_out
 from cikd_cli.training.execute import Begun, follow, told_with, train
-from cikd_cli.training.job import Job, fit_batch, parents_of
+from cikd_cli.training.images import parents_of
+from cikd_cli.training.job import build_together, fit_batch
 from cikd_cli.training.logit_cache import cache_folder
 from cikd_cli.training.prepare import prepare
 from cikd_cli.training.rehearsal import dry_run, roughly, seconds_of, worth_foretelling
 from cikd_cli.training.resume import check_restarts, find_named, go_on, resume
 
-Build = Callable[[Any, torch.device], Job]
-BuildTogether = Callable[[Sequence[Any], torch.device], list[Job]]
 
-
-def run(
-    request: Request,
-    config_class: type[TrainingConfig],
-    *,
-    build: Build,
-    build_together: BuildTogether | None = None,
-) -> dict[str, Any]:
+def run(request: Request) -> dict[str, Any]:
     """Carry out a training command; the summary for --json. Raises CikdError (130) when stopped and saved.
 
-    build_together: as build, for configs that differ in the knob of `request.several` and share what they can.
     Among the processes of a launcher, the first one carries it out and the others follow.
     """
     options = request.options
     if not environment.started_by_launcher():
-        hardware = choose_hardware(options.gpus, options.processes or 1)
-        return _carry_out(request, config_class, hardware, build, build_together)
+        return _carry_out(request, choose_hardware(options.gpus, options.processes or 1))
     check_restarts(request)
     peers = Peers(options)
     with peers.together():
         if environment.rank() == 0:
-            return _carry_out(request, config_class, peers.hardware, build, build_together)
+            return _carry_out(request, peers.hardware)
         path = peers.follow()
         if path is not None and peers.hardware.joined is not None:
             follow(path, peers.hardware.joined.world, options)
     return {}
 
 
-def _carry_out(
-    request: Request,
-    config_class: type[TrainingConfig],
-    hardware: Hardware,
-    build: Build,
-    build_together: BuildTogether | None,
-) -> dict[str, Any]:
-    options = request.options
+def _carry_out(request: Request, hardware: Hardware) -> dict[str, Any]:
+    options, stage = request.options, STAGES[request.stage]
     out = reporter(quiet=options.quiet, as_json=options.as_json)
     if options.resume is not None:
-        return resume(request, config_class, out, hardware, build)
+        return resume(request, out, hardware)
     found = find_named(request)
     if found is not None:
-        return go_on(found, request, config_class, out, hardware, build)
-    resolved, inherited = resolve_stage(config_class, request)
+        return go_on(found, request, out, hardware)
+    resolved, inherited = resolve_stage(stage.config, request)
     names = _names(request, hardware)
     for name in names:
         numbering.check_free(Path(options.runs_dir), name, stage=request.stage)
     config = _settle(resolved.config, hardware, Path(options.runs_dir))
-    if build_together and request.several:
-        jobs = build_together(_each(config, request), hardware.device)
-    else:
-        jobs = [build(config, hardware.device)]
+    jobs = build_together(stage, _each(config, request), hardware.device, warn=out.warn)
     for job in jobs if "batch_size" in resolved.by_data else ():
         fit_batch(job, hardware.processes)
     foretold = not options.dry_run and worth_foretelling(jobs, hardware, options)
@@ -106,7 +83,7 @@ def _carry_out(
             run_dir = RunDir.create(
                 Path(options.runs_dir),
                 request.stage,
-                prefix=STAGES[request.stage].prefix,
+                prefix=stage.prefix,
                 name=name,
                 record=header.record(request, job, training, hardware, resolved.recipe),
                 config=job.config.model_dump(mode="json"),
@@ -134,8 +111,9 @@ def _names(request: Request, hardware: Hardware) -> list[str | None]:
 
 
 def _each(config: Any, request: Request) -> list[Any]:
-    """The config with each of the values of the knob that several were typed for."""
-    return [config.model_copy(update={key: value}) for key, values in request.several.items() for value in values]
+    """The config, or one with each of the values of the knob that several were typed for."""
+    several = [config.model_copy(update={key: value}) for key, values in request.several.items() for value in values]
+    return several or [config]
 
 
 def _settle(config: Any, hardware: Hardware, runs_dir: Path) -> Any:

@@ -3,14 +3,13 @@
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cikd_cli.console import Reporter, reporter
 from cikd_cli.engine.checkpoint import saved_step
-from cikd_cli.engine.fit import Outcome, fit, resume_command
-from cikd_cli.engine.step import Training
+from cikd_cli.engine.fit import Outcome, fit
+from cikd_cli.engine.step import Training, resume_command
 from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
 from cikd_cli.files import file_sha256, write_atomically
 from cikd_cli.models.weights import encode_model
@@ -23,14 +22,13 @@ from cikd_cli.settings.parse import check_keys, validate
 from cikd_cli.settings.request import RunOptions
 from cikd_cli.settings.stages import STAGES
 from cikd_cli.training import header
-from cikd_cli.training.job import Job
+from cikd_cli.training.job import Job, build
 from cikd_cli.training.prepare import prepare
 
 AT_ONCE = "stopped at once"  # before the first step, or by a second Ctrl-C
 
 
-@dataclass(frozen=True)
-class Begun:
+class Begun(NamedTuple):
     """A run with its folder, and what it trains."""
 
     job: Job
@@ -66,7 +64,7 @@ def train(begun: Sequence[Begun], hardware: Hardware, options: RunOptions, out: 
                     out.note(f"error: {error}")
             raise
     runs = [RunDir.open(path, finished=False) for path in paths]
-    if any(run.record["status"] != "done" for run in runs):
+    if any(run.record.status != "done" for run in runs):
         raise _stopped(begun, out)
     return header.summarise(runs, out)
 
@@ -86,7 +84,7 @@ def _stopped(begun: Sequence[Begun], out: Reporter) -> CikdError:
     """What is told, and noted, of runs that a signal has stopped."""
     runs = [RunDir.open(one.run.path, finished=False) for one in begun]
     for run in runs:
-        if run.record["status"] == "running":  # its processes were told to stop before they had begun
+        if run.record.status == "running":  # its processes were told to stop before they had begun
             run.fail("interrupted", AT_ONCE)
     stop = _interrupted(runs, begun[0].training.loader.steps_per_epoch)
     out.note(stop.message)
@@ -108,12 +106,10 @@ def follow(path: Path, world: World, options: RunOptions) -> None:
 
 def _worker(world: World, path: Path, options: RunOptions) -> bool:
     """One process of several: everything it needs is in the run directory. Whether it trained to the end."""
-    from importlib import import_module
-
     run_dir = RunDir.open(path, finished=False)
-    stage = STAGES[run_dir.record["stage"]]
+    stage = STAGES[run_dir.stage]
     out = reporter(quiet=options.quiet or not world.first, as_json=options.as_json)
-    job = import_module(stage.module).build(stored_config(run_dir, stage.config), world.device)
+    job = build(stage, stored_config(run_dir, stage.config), world.device, warn=out.warn)
     check_images(run_dir, job, hint="every process, on every machine, has to see the same folder")
     begun = Begun(job, prepare([job], world, options)[0], run_dir)
     if world.first:
@@ -124,7 +120,7 @@ def _worker(world: World, path: Path, options: RunOptions) -> bool:
 
 def check_images(run_dir: RunDir, job: Job, *, hint: str) -> None:
     """Refuse images that are not those a run began with."""
-    recorded, found = run_dir.record["data"]["fingerprint"], job.source.fingerprint
+    recorded, found = run_dir.record.data.fingerprint, job.source.fingerprint
     if recorded != found:
         raise CikdError(
             f"The images of {job.config.data} have changed since {run_dir.path} began (fingerprints "
@@ -138,8 +134,6 @@ def execute(begun: Sequence[Begun], world: World, options: RunOptions, out: Repo
 
     Whether it trained to the end.
     """
-    for one in begun:
-        _connect(one, world, out)
     outcome = fit([(one.training, one.run) for one in begun], world, out, save_every=options.save_every)
     for one in begun if world.first else ():
         run, job = one.run, one.job
@@ -150,17 +144,6 @@ def execute(begun: Sequence[Begun], world: World, options: RunOptions, out: Repo
             when = f"after epoch {outcome.epoch} of {job.config.epochs}" if outcome.epoch else "in its first epoch"
             run.fail("interrupted", " ".join(filter(None, ("stopped", outcome.stopped.value, when))))
     return outcome.stopped is None
-
-
-def _connect(one: Begun, world: World, out: Reporter) -> None:
-    """Give the training what it needs of its folder and of the reporter."""
-    job = one.job
-    if job.source.val is not None and job.scored and world.first:
-        one.training.keep_best = lambda model: write_atomically(
-            one.run.path / "model-best.safetensors", encode_model(model, job.spec)
-        )
-    if job.teacher_cache is not None:
-        one.training.flush, job.teacher_cache.warn = job.teacher_cache.flush, out.warn
 
 
 def _result(run_dir: RunDir, job: Job, outcome: Outcome) -> dict[str, Any]:
@@ -174,17 +157,16 @@ def _result(run_dir: RunDir, job: Job, outcome: Outcome) -> dict[str, Any]:
     for name in ("val", "test"):
         if f"{name}_top1" in last:
             result |= {"split": name, "top1": last[f"{name}_top1"], "top5": last[f"{name}_top5"]}
-    if job.source.val is not None and job.scored:
+    if job.source.val is not None and job.method.needs.scored:
         result["best_val_top1"] = max(row.get("val_top1", -1.0) for row in run_dir.metrics())
     return result
 
 
 def stored_config(run_dir: RunDir, config_class: type[StageConfig]) -> Any:
     """A run's config, with its parents where they lie now, compiled or not as it began."""
-    values = {"compile": run_dir.record.get("compiled")} | run_dir.config()
-    for parent in run_dir.record["parents"]:
-        key = "teacher" if parent["stage"] == "finetune-teacher" else "from_run"
-        values[key] = str(run_dir.parent(parent["stage"]).path)
+    values = {"compile": run_dir.record.compiled} | run_dir.config()
+    for parent in run_dir.record.parents:
+        values[parent.knob] = str(run_dir.open_parent(parent).path)
     check_keys(config_class, values, str(run_dir.path / "config.toml"), command=run_dir.stage)
     return validate(config_class, values, command=run_dir.stage)
 
@@ -195,9 +177,9 @@ def _interrupted(runs: Sequence[RunDir], steps_per_epoch: int) -> CikdError:
     it = "it" if len(runs) == 1 else "each"
     again = f"continue {it} with"
     commands = "  and  ".join(resume_command(run) for run in runs)
-    if first.record.get("curriculum"):
-        commands += f"  or all that is left with  {curriculum_command(first.record['argv'])}"
-    message = first.record.get("message") or AT_ONCE
+    if first.record.curriculum:
+        commands += f"  or all that is left with  {curriculum_command(first.record.argv)}"
+    message = first.record.message or AT_ONCE
     said = f"{named} {message}, and {'is' if len(runs) == 1 else 'are'} saved."
     if message == AT_ONCE:
         step, epochs = saved_step(first), first.config()["epochs"]

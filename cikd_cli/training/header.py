@@ -16,10 +16,11 @@ from cikd_cli.engine.step import Training
 from cikd_cli.processes.world import Hardware
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.batch_size import fitting_batch, many_left_out
+from cikd_cli.settings.knob import Role, knobs_with
 from cikd_cli.settings.request import Request, Resolved
-from cikd_cli.training.job import Job, tell
-
-_SHOWN_ABOVE = ("data", "data_root", "teacher", "from_run", "teacher_cache", "seed")
+from cikd_cli.settings.stages import STAGES
+from cikd_cli.training.images import tell
+from cikd_cli.training.job import Job
 
 
 def record(request: Request, job: Job, training: Training, hardware: Hardware, recipe: str | None) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def record(request: Request, job: Job, training: Training, hardware: Hardware, r
         "compiled": training.compiling,
         "seed": job.config.seed,
         "recipe": recipe,
-        "parents": [parent.as_parent(Path(request.options.runs_dir)) for parent in job.parents],
+        "parents": [run.as_parent(Path(request.options.runs_dir), knob) for knob, run in job.parents.items()],
         "data": {
             "name": source.name,
             "fingerprint": source.fingerprint,
@@ -64,10 +65,11 @@ def show(
     What jobs that go together have in common is said once. note: on the teacher; foretold: how long it will take.
     """
     config = jobs[0].config
+    told = knobs_with(type(config), Role.TOLD)
     changed = sorted(
         f"{key}={','.join(dict.fromkeys(str(getattr(job.config, key)) for job in jobs))}"
         for key, source in resolved.sources.items()
-        if (source in ("flag", "--set") or source.startswith("config")) and key not in _SHOWN_ABOVE
+        if (source in ("flag", "--set") or source.startswith("config")) and key not in told
     )
     recipe = (
         f"{resolved.recipe or 'defaults'}: {config.epochs} epochs · {_batch(jobs[0], hardware, resolved)} · "
@@ -93,7 +95,7 @@ def show(
 
 def _set_by_recipe(job: Job, resolved: Resolved) -> list[tuple[str, str]]:
     """What the recipe says and the line of its name does not."""
-    told = {*_SHOWN_ABOVE, "epochs", "batch_size", "lr", "warmup"}
+    told = knobs_with(type(job.config), Role.TOLD | Role.RECIPE)
     keys = [key for key, source in resolved.sources.items() if source.startswith("recipe ") and key not in told]
     listed = ", ".join(f"{key} {getattr(job.config, key)}" for key in keys)
     return [("", f"it sets {listed}")] if listed else []
@@ -142,42 +144,35 @@ def summarise(runs: Sequence[RunDir], out: Reporter) -> dict[str, Any]:
     """Print how finished runs went and what to type next; the summary for --json, of several {"runs": [...]}."""
     if len(runs) == 1:
         return _summarise_one(runs[0], out)
-    result = runs[0].record["result"]
+    result = runs[0].result
     out.line()
-    out.line(f"{len(runs)} runs finished in {duration(result['seconds'])}, {result['images_per_second']:,.0f} images/s")
-    rows = [[run.path.name, f"{run.record['result']['loss']:.4f}", _next(run)] for run in runs]
+    out.line(f"{len(runs)} runs finished in {duration(result.seconds)}, {result.images_per_second:,.0f} images/s")
+    rows = [[run.path.name, f"{run.result.loss:.4f}", _next(run)] for run in runs]
     out.table(["run", "loss", "next"], rows)
     return {"runs": [_summary(run) for run in runs]}
 
 
 def _summarise_one(run: RunDir, out: Reporter) -> dict[str, Any]:
-    result = run.record["result"]
+    result = run.result
     out.line()
-    out.line(f"finished in {duration(result['seconds'])}, {result['images_per_second']:,.0f} images/s")
-    if "top1" in result:
-        out.table(
-            ["", "top-1", "top-5", "loss"],
-            [[f"{result['split']} images", f"{result['top1']:.1f}", f"{result['top5']:.1f}", f"{result['loss']:.3f}"]],
-        )
+    out.line(f"finished in {duration(result.seconds)}, {result.images_per_second:,.0f} images/s")
+    if result.top1 is not None:
+        cells = [f"{result.split} images", f"{result.top1:.1f}", f"{result.top5:.1f}", f"{result.loss:.3f}"]
+        out.table(["", "top-1", "top-5", "loss"], [cells])
     else:
-        out.line(f"loss {result['loss']:.4f} in the last epoch")
+        out.line(f"loss {result.loss:.4f} in the last epoch")
     out.fields([("weights", str(run.weights)), ("next", _next(run))])
     return _summary(run)
 
 
 def _summary(run: RunDir) -> dict[str, Any]:
-    result = run.record["result"]
+    result = run.result.model_dump(exclude_none=True)
     numbers = {key: result[key] for key in ("epochs", "seconds", "images_per_second")}
-    return {"run": str(run.path), "status": run.record["status"], **numbers, "result": result}
+    return {"run": str(run.path), "status": run.record.status, **numbers, "result": result}
 
 
 def _next(run: RunDir) -> str:
-    stage = run.record["stage"]
-    if stage == "finetune-teacher":
-        return f"cikd ali --teacher {run.path}"
-    if stage == "ali":
-        return f"cikd lm --from {run.path}"
-    return f"cikd eval {run.path} · cikd mad {run.path} · cikd cka {run.path}"
+    return STAGES[run.stage].next(run.path)
 
 
 def _package_versions() -> dict[str, str]:

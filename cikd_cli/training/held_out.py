@@ -34,7 +34,7 @@ def remember(runs: Sequence[RunDir]) -> Memory | None:
     Raises:
         CikdError: a file of a run is missing or damaged.
     """
-    found = [(str(run.path), _Lists.read(run)) for run in runs if run.record.get("images")]
+    found = [(str(run.path), _Lists.read(run)) for run in runs if run.record.images]
     if not found:
         return None
     lists = [each for _, each in found]
@@ -105,7 +105,7 @@ def _rows(run: RunDir, name: str) -> list[tuple[str, ...]]:
         found = [_LINES[name].fullmatch(line) for line in read_text(run.path / name, most=_MOST).split("\n") if line]
     except (OSError, ValueError) as error:
         raise CikdError(f"{run.path / name} cannot be read: {error}", hint=COPY_AGAIN) from None
-    if name not in run.record["images"] or not all(found):
+    if name not in run.record.images or not all(found):
         raise CikdError(f"{run.path / name} is damaged", hint=COPY_AGAIN)
     return [line.groups() for line in found if line]
 

@@ -4,21 +4,24 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cikd_cli.data.sources import DataSource
 from cikd_cli.data.views import VERSION, view_epoch
+from cikd_cli.engine.precision import choose_precision
 from cikd_cli.errors import CikdError
 from cikd_cli.files import read_text, to_json
 from cikd_cli.methods.lm import warmup_weight
 from cikd_cli.models.logit_cache import KEY_FILE, TeacherCache
-from cikd_cli.models.weights import ModelSpec
+from cikd_cli.models.spec import ModelSpec
 from cikd_cli.runs.directory import RunDir
-from cikd_cli.settings.configs import LmConfig, TrainingConfig
-from cikd_cli.training.job import view_law
+from cikd_cli.settings.configs import TrainingConfig
+from cikd_cli.training.images import view_law
 
 AUTO = "teacher-cache"  # beside the runs
 FORMAT = 1  # of the files
@@ -28,9 +31,9 @@ _NAMED = 3  # folders made for something else that the header names
 Facts = list[tuple[str, str]]
 
 
-def cache_folder(config: TrainingConfig, runs_dir: Path) -> str | None:
+def cache_folder(config: Any, runs_dir: Path) -> str | None:
     """The whole path that a config's `teacher_cache` means; views that come again turn it on."""
-    if not isinstance(config, LmConfig) or not config.distill:
+    if not getattr(config, "distill", False):
         return None
     named = config.teacher_cache or ("auto" if config.views_per_image else None)
     if named is None:
@@ -44,19 +47,26 @@ def check_folder(folder: str) -> None:
 
 
 def open_cache(
-    config: LmConfig, source: DataSource, spec: ModelSpec, teacher: RunDir, *, precision: str, device: str
+    config: Any,
+    source: DataSource,
+    spec: ModelSpec,
+    teacher: RunDir | None,
+    *,
+    device: torch.device,
+    warn: Callable[[str], None],
 ) -> tuple[TeacherCache | None, Facts]:
     """The cache of a run, none if it has none, and rows for the header.
 
-    spec: the student's, by whose mean and std the images are normalised.  device: its kind, such as "cuda".
+    spec: the student's, by whose mean and std the images are normalised. warn: is told of damaged parts.
     Raises CikdError when the folder is none, or the disk too small.
     """
-    if config.teacher_cache is None:
+    if config.teacher_cache is None or teacher is None:
         return None, []
     root = Path(config.teacher_cache)
-    key = _key(config, source, spec, teacher, precision=precision, device=device)
+    precision = choose_precision(config.precision, device)
+    key = _key(config, source, spec, teacher, precision=precision, device=device.type)
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    cache = TeacherCache(root / name, key, images=len(source.train), classes=len(source.classes))
+    cache = TeacherCache(root / name, key, images=len(source.train), classes=len(source.classes), warn=warn)
     epochs = sorted(
         {
             view_epoch(epoch, config.views_per_image)
@@ -81,12 +91,12 @@ def open_cache(
 
 
 def _key(
-    config: LmConfig, source: DataSource, spec: ModelSpec, teacher: RunDir, *, precision: str, device: str
+    config: TrainingConfig, source: DataSource, spec: ModelSpec, teacher: RunDir, *, precision: str, device: str
 ) -> dict[str, Any]:
     """Everything that logits depend on but for rounding, as JSON reads it back."""
     key = {
         "format": FORMAT,
-        "teacher": (teacher.record.get("weights") or {}).get("sha256"),
+        "teacher": teacher.sha256,
         "data": source.fingerprint,
         "images": len(source.train),
         "mean": spec.mean,

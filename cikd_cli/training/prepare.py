@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.decode import DecodedSplit
@@ -16,9 +16,11 @@ from cikd_cli.engine.predict import BEST, best_guesses, count_hits, predict
 from cikd_cli.engine.step import Training
 from cikd_cli.engine.tuning import compile_blocks, worth_compiling
 from cikd_cli.models.frozen import teacher_of
+from cikd_cli.models.weights import encode_model
 from cikd_cli.processes.world import World
 from cikd_cli.settings.request import RunOptions
-from cikd_cli.training.job import Job, view_law
+from cikd_cli.training.images import view_law
+from cikd_cli.training.job import Job
 
 
 def prepare(jobs: Sequence[Job], world: World, options: RunOptions) -> list[Training]:
@@ -35,18 +37,26 @@ def prepare(jobs: Sequence[Job], world: World, options: RunOptions) -> list[Trai
 
 def _training(job: Job, loader: TrainLoader | DeviceLoader, world: World) -> Training:
     config = job.config
+    method: Any = job.method
     precision = choose_precision(config.precision, world.device)
-    choose_attention(job.method, precision, world.device)
-    job.method.to(world.device)
-    training = Training(config, job.method, job.model, job.groups, loader, precision)
-    if worth_compiling(config.compile, world.device, steps=training.steps):
-        compile_blocks(job.method, job.model)
-        training.compiling = True
+    choose_attention(method, precision, world.device)
+    method.to(world.device)
+    compiling = worth_compiling(config.compile, world.device, steps=config.epochs * loader.steps_per_epoch)
+    if compiling:
+        compile_blocks(method)
     elif teacher := teacher_of(job.method):
         teacher.pack()
-    if job.scored:
-        training.evaluate = scorer(job, world, precision)
-    return training
+    scored = job.method.needs.scored
+    return Training(
+        config,
+        method,
+        loader,
+        precision,
+        world,
+        evaluate=scorer(job, world, precision) if scored else None,
+        encode=(lambda network: encode_model(network, job.spec)) if scored and job.source.val is not None else None,
+        compiling=compiling,
+    )
 
 
 def _loader(job: Job, decoded: DecodedSplit, world: World, options: RunOptions) -> TrainLoader | DeviceLoader:
@@ -55,8 +65,8 @@ def _loader(job: Job, decoded: DecodedSplit, world: World, options: RunOptions) 
     shape: dict[str, Any] = {
         "batch_size": config.batch_size,
         "seed": config.seed,
-        "two_views": job.two_views,
-        "views_per_image": job.views_per_image,
+        "two_views": job.method.needs.two_views,
+        "views_per_image": job.method.needs.views_per_image,
         "rank": world.rank,
         "size": world.size,
     }
@@ -66,7 +76,7 @@ def _loader(job: Job, decoded: DecodedSplit, world: World, options: RunOptions) 
     return TrainLoader(decoded, view_law(config), workers=options.workers, machines=world.machines, **shape)
 
 
-def scorer(job: Job, world: World, precision: str) -> Callable[[VisionTransformer], dict[str, float]] | None:
+def scorer(job: Job, world: World, precision: str) -> Callable[[nn.Module], dict[str, float]] | None:
     """Scores on the validation images, else on the test images, whose scores are shown and never chosen by.
 
     Each process looks at its share of them.
@@ -79,7 +89,7 @@ def scorer(job: Job, world: World, precision: str) -> Callable[[VisionTransforme
         split.take(share), decode_size=job.config.decode_size, limit_mb=job.config.cache_mb // world.neighbours
     )
 
-    def score(model: VisionTransformer) -> dict[str, float]:
+    def score(model: nn.Module) -> dict[str, float]:
         batches = eval_batches(decoded, job.config.image_size, batch_size=64)
         spec = job.spec
         hits = [0, 0]

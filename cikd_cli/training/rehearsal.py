@@ -16,13 +16,14 @@ from cikd_cli.console import Reporter, duration
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.decode import MIB, DecodedSplit
 from cikd_cli.data.sources import DataSource, Split
-from cikd_cli.engine.fit import evaluation_interval
 from cikd_cli.engine.precision import autocast, choose_precision
-from cikd_cli.engine.step import Training, train_step
+from cikd_cli.engine.step import Training, evaluation_interval, train_step
 from cikd_cli.engine.tuning import worth_compiling
-from cikd_cli.models.frozen import teacher_of
+from cikd_cli.methods import Moment
+from cikd_cli.models.network import patch_size
 from cikd_cli.models.weights import encode_model
 from cikd_cli.processes.world import Hardware, World
+from cikd_cli.settings.patches import STUDENT_PATCH
 from cikd_cli.settings.request import RunOptions
 from cikd_cli.training import header
 from cikd_cli.training.job import Job
@@ -50,11 +51,11 @@ def cost_of(job: Job, hardware: Hardware, options: RunOptions, *, resident: int)
     """What a stage costs whose job is thrown away afterwards; resident: bytes that the process held before it."""
     disk = _disk_mib([job])
     if hardware.gpus:
-        teacher, before = teacher_of(job.method), torch.cuda.memory_allocated(hardware.device)
+        teacher, before = job.method.teacher, torch.cuda.memory_allocated(hardware.device)
         torch.cuda.reset_peak_memory_stats(hardware.device)
         seconds = seconds_of([job], hardware, options)
-        memory = header.peak_memory(hardware) - before + (_bytes(teacher.vit) if teacher else 0)
-        job.method.to("cpu")
+        memory = header.peak_memory(hardware) - before + (_bytes(teacher.network) if teacher else 0)
+        module(job).to("cpu")
     else:
         memory = resident + _counted_bytes(job, hardware)
         seconds = seconds_of([job], hardware, options)
@@ -83,15 +84,16 @@ def worth_foretelling(jobs: Sequence[Job], hardware: Hardware, options: RunOptio
 
     Compiled networks and a teacher's cache would not be after a rehearsal what they were before.
     """
-    config = jobs[0].config
-    if hardware.gpus or hardware.joined is not None or options.quiet or config.compile or jobs[0].teacher_cache:
+    if hardware.gpus or hardware.joined is not None or options.quiet:
+        return False
+    if jobs[0].config.compile or jobs[0].method.needs.memory:
         return False
     return sum(map(_work, jobs)) > SLOWEST * SHORT
 
 
 def seconds_of(jobs: Sequence[Job], hardware: Hardware, options: RunOptions) -> float:
     """Seconds that jobs which go together will take, their evaluations included; their weights stay as they are."""
-    weights = [{name: tensor.clone() for name, tensor in job.method.state_dict().items()} for job in jobs]
+    weights = [{name: tensor.clone() for name, tensor in module(job).state_dict().items()} for job in jobs]
     config = jobs[0].config
     batch = config.batch_size // hardware.processes
     images = batch if hardware.gpus else max(1, min(batch, CPU_PIXELS // config.image_size**2))
@@ -103,7 +105,7 @@ def seconds_of(jobs: Sequence[Job], hardware: Hardware, options: RunOptions) -> 
     seconds = pace(trainings, hardware) * share * steps_of(jobs[0])
     seconds += sum(evaluation_seconds(job, hardware, images) for job in jobs)
     for job, tensors in zip(jobs, weights, strict=True):
-        job.method.load_state_dict(tensors)
+        module(job).load_state_dict(tensors)
     return seconds
 
 
@@ -125,14 +127,14 @@ def pace(trainings: Sequence[Training], hardware: Hardware) -> float:
 def evaluation_seconds(job: Job, hardware: Hardware, images: int) -> float:
     """Seconds of all evaluations of a run, from one of so many images."""
     split = job.source.test if job.source.val is None else job.source.val
-    if split is None or not job.scored:
+    if split is None or not job.method.needs.scored:
         return 0.0
     config = job.config
     few = replace(job, source=_few_images(job.source, images))
     score = scorer(few, World(hardware.device), choose_precision(config.precision, hardware.device))
     assert score is not None
     begun = time.monotonic()
-    score(job.model)
+    score(job.method.student)
     seconds = time.monotonic() - begun
     times = math.ceil(config.epochs / evaluation_interval(config))
     return seconds / min(images, len(split)) * len(split) / hardware.processes * times
@@ -163,8 +165,7 @@ def _few(job: Job, images: int, hardware: Hardware) -> Job:
         source = _few_images(source, 2 * images)
         if _decoded_bytes(source.train, config.decode_size) / len(source.train) * len(job.source.train) > _room(job):
             changed["cache_mb"] = 0
-    groups = [dict(group) for group in job.groups]  # an optimizer writes into its groups
-    return replace(job, config=config.model_copy(update=changed), source=source, groups=groups, scored=False, facts=[])
+    return replace(job, config=config.model_copy(update=changed), source=source, facts=[])
 
 
 def _few_images(source: DataSource, images: int) -> DataSource:
@@ -186,10 +187,16 @@ def _room(job: Job) -> int:
 
 def _work(job: Job) -> float:
     """About the operations of a run: two for each weight and token in a pass, and two more passes for gradients."""
-    teacher = teacher_of(job.method)
-    tokens = int(job.model.patch_embed.num_patches) + 1
-    weights = 3 * _size(job.model) + (_size(teacher.vit) if teacher else 0)
+    teacher = job.method.teacher
+    tokens = (job.spec.image_size // (patch_size(job.method.student) or STUDENT_PATCH)) ** 2 + 1
+    weights = 3 * _size(job.method.student) + (_size(teacher.network) if teacher else 0)
     return 2.0 * weights * tokens * steps_of(job) * job.config.batch_size
+
+
+def module(job: Job) -> torch.nn.Module:
+    """The method of a job, as what it is: a module."""
+    assert isinstance(job.method, torch.nn.Module)
+    return job.method
 
 
 def _size(network: torch.nn.Module) -> int:
@@ -204,25 +211,26 @@ def _counted_bytes(job: Job, hardware: Hardware) -> int:
     """What training on a CPU holds, over all processes: networks, moments, decoded images, and the counted step."""
     config = job.config
     images = max(1, config.batch_size // hardware.processes // config.accumulate)
-    teacher = teacher_of(job.method)
-    networks = 4 * (_size(job.model) * (4 if config.ema else 3) + (_size(teacher.vit) if teacher else 0))
-    step = SPARE * count.peak_bytes([job.method], lambda method: _loss(job, method, images))
+    teacher = job.method.teacher
+    networks = 4 * (_size(module(job)) * (4 if config.ema else 3) + (_size(teacher.network) if teacher else 0))
+    step = SPARE * count.peak_bytes([job.method], lambda method: blank_loss(job, method, images))
     sample = _few_images(job.source, 16).train
     decoded = _decoded_bytes(sample, config.decode_size) / len(sample) * len(job.source.train)
     return round(hardware.processes * (networks + step) + (decoded if decoded <= _room(job) else 0))
 
 
-def _loss(job: Job, method: Any, images: int) -> Tensor:
+def blank_loss(job: Job, method: Any, images: int) -> Tensor:
+    """The loss of so many blank images on the CPU, the teacher at its full weight; method: the job's, or a copy."""
     config = job.config
     views = torch.zeros(images, 3, config.image_size, config.image_size, dtype=torch.uint8)
     places = torch.zeros(images, dtype=torch.int64)
-    batch = Batch(views, places, torch.zeros_like(views) if job.two_views else None, places)
+    batch = Batch(views, places, torch.zeros_like(views) if job.method.needs.two_views else None, places)
     cpu = torch.device("cpu")
     with autocast(choose_precision(config.precision, cpu), cpu):
-        terms: dict[str, Tensor] = method.train()(batch, config.epochs)
+        terms: dict[str, Tensor] = method.train()(batch, Moment(config.epochs))
         return torch.stack(list(terms.values())).sum()
 
 
 def _disk_mib(jobs: Sequence[Job]) -> float:
     """Weights, and two checkpoints of weights and two moments."""
-    return round(sum(len(encode_model(job.model, job.spec)) for job in jobs) * 7 / MIB, 1)
+    return round(sum(len(encode_model(job.method.student, job.spec)) for job in jobs) * 7 / MIB, 1)
