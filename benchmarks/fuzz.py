@@ -190,7 +190,7 @@ class Loaders:
         inherited_settings(run)
         stored_config(run, LmConfig)
         teacher_of(run)
-        write_card(run, ["", "top-1"], [["student", "50"]])
+        write_card(run, 50.0, ["", "top-1"], [["student", "50"]])
         page.page({"lm": run}, [["student", "50"]], [], run.record.argv)
         history = page.history("lm", run)
         if draw:

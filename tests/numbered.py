@@ -21,14 +21,14 @@ def network(step):
 
 def save(run, step, **settings):
     model, optimizer = network(step)
-    save_checkpoint(run, model=model, optimizer=optimizer, average=None, progress=Progress(step), **settings)
+    save_checkpoint(run, method=model, optimizer=optimizer, average=None, progress=Progress(step), **settings)
 
 
 def load(run, told=None):
     """The step of the checkpoint that is restored; every number restored has to be of that step."""
     model, optimizer = network(-1)
     warn = (told if told is not None else []).append
-    progress = load_checkpoint(run, model=model, optimizer=optimizer, average=None, warn=warn)
+    progress = load_checkpoint(run, method=model, optimizer=optimizer, average=None, warn=warn)
     tensors = (*model.parameters(), *(m for s in optimizer.state.values() for m in s.values()))
     assert {float(x) for tensor in tensors for x in tensor.detach().flatten()} == {progress.step or -1.0}
     return progress.step

@@ -13,6 +13,7 @@ from cikd_cli.settings.knob import Role, knobs_with
 from cikd_cli.settings.methods import AliConfig, FinetuneTeacherConfig, LmConfig
 from cikd_cli.settings.recipes import resolve
 from cikd_cli.settings.request import Request, RunOptions
+from cikd_cli.settings.stages import STAGES
 from cikd_cli.stages import curriculum
 
 
@@ -34,13 +35,15 @@ def test_run_does_everything_and_takes_up_what_is_missing(cikd, photos, recipe):
 def test_the_baseline_is_the_same_student_with_labels_only():
     request = Request("run", {"baseline": True}, RunOptions())
     config = chain.resolve_curriculum(request).config
-    images = {"data": {"train": 1437}}
-    runs = {
-        "teacher": SimpleNamespace(path="runs/teacher-001"),
-        "ali": SimpleNamespace(record=images, config=config.ali.model_dump),
-        "lm": SimpleNamespace(record=images, config=config.lm.model_dump),
-    }
-    step = curriculum._step("baseline", config, runs, request)
+    record = SimpleNamespace(data=SimpleNamespace(train=1437))
+
+    def made(stage, its):
+        gives = STAGES[stage].gives.__contains__
+        return SimpleNamespace(path=f"runs/{stage}", record=record, config=its.model_dump, gives=gives)
+
+    runs = {"teacher": made("finetune-teacher", config.finetune_teacher)}
+    runs |= {"ali": made("ali", config.ali), "lm": made("lm", config.lm)}
+    step = curriculum._step("baseline", STAGES["lm"], config, runs, request)
     baseline = resolve(LmConfig, "lm", step.flags | {"data": "digits"}, options=step.options).config.model_dump()
     student = config.lm.model_dump()
     differing = {key for key in student if student[key] != baseline[key]}

@@ -18,6 +18,7 @@ from claimed import make
 from crash import Blow, command, contents, differences, ended, fail, fork, live, strike, wait_for
 
 from cikd_cli.engine import fit
+from cikd_cli.engine.step import Training
 from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED
 from cikd_cli.runs import directory as runs_module
 from cikd_cli.runs.directory import RunDir
@@ -38,15 +39,15 @@ def made(tmp_path_factory, photos, recipe):
     folder = tmp_path_factory.mktemp("made")
 
     def stop_in_epoch_3():
-        close = fit._close_epoch
+        close = Training.close_epoch
 
-        def closed(one, world, clock):
-            close(one, world, clock)
-            if one.progress.step >= 3 * one.training.loader.steps_per_epoch:
+        def closed(training, run, clock):
+            close(training, run, clock)
+            if training.epoch >= 3:
                 os.kill(os.getpid(), signal.SIGTERM)
 
         os.chdir(folder)
-        fit._close_epoch = closed
+        Training.close_epoch = closed
 
     def make_run(*words, before=lambda: os.chdir(folder), code=0):
         words = (*words, "--recipe", recipe, *SAVES)

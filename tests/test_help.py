@@ -10,9 +10,8 @@ from typed import cikd
 
 from cikd_cli import __version__
 from cikd_cli.cli.flags import first_flags, knobs_of, settable
-from cikd_cli.settings.knob import flag_name
+from cikd_cli.settings.knob import facts_of, flag_name
 from cikd_cli.settings.methods import CurriculumConfig
-from cikd_cli.settings.request import extra, is_first
 from cikd_cli.settings.stages import STAGES
 
 
@@ -39,14 +38,14 @@ def test_help_has_the_panels_the_examples_and_the_real_defaults():
 def test_every_knob_with_a_panel_is_a_flag_in_help(command):
     shown = cikd(command, "--help-all").output
     fields = STAGES[command].config.model_fields
-    missing = [flag_name(name, info) for name, info in fields.items() if extra(info, "panel") and name]
+    missing = [flag_name(name, info) for name, info in fields.items() if facts_of(info).panel and name]
     assert [flag for flag in missing if f"{flag} " not in shown] == []
 
 
 @pytest.mark.parametrize("command", STAGES)
 def test_help_shows_about_ten_flags_first_and_names_the_way_to_all(command):
     stage = STAGES[command]
-    marked = {name for name, (_, info) in (knobs_of(stage) | settable(stage)).items() if is_first(info)}
+    marked = {name for name, (_, info) in (knobs_of(stage) | settable(stage)).items() if facts_of(info).first}
     first = first_flags(stage)
     fields = {name: info for name, (_, info) in settable(stage).items()}
     assert 8 <= len(first) <= 12

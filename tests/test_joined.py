@@ -15,6 +15,7 @@ from torch.distributed import run as torchrun
 import cikd_cli
 from cikd_cli.engine import fit
 from cikd_cli.engine.checkpoint import read_about
+from cikd_cli.engine.step import Training
 from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED
 from cikd_cli.models.weights import load_model
 from cikd_cli.runs.directory import RunDir
@@ -35,14 +36,14 @@ def stop_in(epoch):
     """In a child: SIGTERM to itself at the end of an epoch."""
 
     def before(rank):
-        close = fit._close_epoch
+        close = Training.close_epoch
 
-        def closed(one, world, clock):
-            close(one, world, clock)
-            if rank == 1 and one.progress.step >= epoch * one.training.loader.steps_per_epoch:
+        def closed(training, run, clock):
+            close(training, run, clock)
+            if rank == 1 and training.epoch >= epoch:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        fit._close_epoch = closed
+        Training.close_epoch = closed
 
     return before
 
@@ -193,13 +194,13 @@ def test_a_start_after_a_kill_goes_on_from_the_last_checkpoint_and_ends_as_if_no
 
 def slow(rank):
     """In a child: epochs that last long enough to be hit."""
-    close = fit._close_epoch
+    close = Training.close_epoch
 
     def closed(*given):
         time.sleep(0.1)
         close(*given)
 
-    fit._close_epoch = closed
+    Training.close_epoch = closed
 
 
 def test_two_agents_of_torchrun_that_meet_on_loopback_train_one_run(cikd, teacher, recipe, tmp_path):

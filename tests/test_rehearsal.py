@@ -11,7 +11,9 @@ from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.methods import FinetuneTeacherConfig
 from cikd_cli.settings.recipes import resolve
 from cikd_cli.settings.request import RunOptions
-from cikd_cli.training import ahead, finetune_teacher, rehearsal
+from cikd_cli.settings.stages import STAGES
+from cikd_cli.training import ahead, rehearsal
+from cikd_cli.training.job import build
 
 CPU = Hardware((), 1)
 
@@ -19,7 +21,7 @@ CPU = Hardware((), 1)
 def teacher_job(photos, recipe):
     options = RunOptions(recipe=str(recipe))
     config = resolve(FinetuneTeacherConfig, "finetune-teacher", {"data": str(photos)}, options=options).config
-    return finetune_teacher.build(config, CPU.device)
+    return build(STAGES["finetune-teacher"], config, CPU.device)
 
 
 def test_a_dry_run_of_the_curriculum_costs_every_stage_and_writes_nothing(cikd, photos, recipe, tmp_path):

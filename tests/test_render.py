@@ -28,11 +28,9 @@ def test_a_report_escapes_names_and_carries_its_pictures(tmp_path):
 
 def test_a_model_card_keeps_its_table_whatever_the_class_is_called():
     student = {
-        "architecture": "vit_tiny",
-        "width": 192,
-        "depth": 2,
+        "builder": "student",
+        "arguments": {"width": 192, "depth": 2, "heads": [12, 6], "patch_size": 16},
         "heads": [12, 6],
-        "patch_size": 16,
         "image_size": 224,
         "num_classes": 1,
         "classes": ["a|b"],

@@ -93,7 +93,7 @@ def test_a_dry_run_plans_for_all_and_writes_nothing(cikd, teacher, recipe):
         (("--lob", "2,auto"), "auto stands alone"),
         (("--lob", "2,"), "nothing stands beside a comma"),
         (("--lob", "2,4"), "The learning objective block 4 is outside 1..3"),
-        (("--lob", "2,3", "--pairs", "1:1"), "so --lob 2,3 has none to choose"),
+        (("--lob", "2,3", "--pairs", "1:1"), "so --lob has none to choose"),
         (("--lob", "2,3", "--processes", "2", "--gpus", "cpu"), "by one process, not by 2"),
         (("--set", "lob=2,3"), "lob must be one block here"),
     ],

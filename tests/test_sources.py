@@ -17,7 +17,7 @@ from cikd_cli.data.paths import Paths
 from cikd_cli.data.sources import load_source
 from cikd_cli.errors import CikdError
 from cikd_cli.settings.configs import DataConfig
-from cikd_cli.training.job import describe_data
+from cikd_cli.training.images import describe_data
 
 
 def test_an_unknown_name_gets_the_nearest_one() -> None:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from claimed import whole
 from PIL import Image
 
 from cikd_cli.data.named import read_chaoyang
@@ -57,10 +58,10 @@ def test_a_list_of_images_in_another_encoding_says_how_to_save_it(tmp_path, enco
 
 
 def test_records_with_a_mark_are_read(tmp_path):
-    record = {"stage": "lm", "status": "done", "format": 1}
+    record = whole(stage="lm", status="done", format=2, id="x", started="now")
     (tmp_path / "run.json").write_text(json.dumps(record), encoding="utf-8-sig")
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "loss": 2.0}\n', encoding="utf-8-sig")
-    assert read_record(tmp_path)["stage"] == "lm"
+    assert read_record(tmp_path).stage == "lm"
     assert read_metrics(tmp_path) == [{"epoch": 1, "loss": 2.0}]
 
 

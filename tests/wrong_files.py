@@ -69,7 +69,9 @@ def run(name: str = "bad", of: str = "lm", *, file: str = "run.json", **changes:
         shutil.copytree(f"runs/{of}", f"runs/{name}")
         if file == "run.json":
             path = Path("runs", name, file)
-            record = json.loads(path.read_text()) | changes
+            record = json.loads(path.read_text())
+            parts = {key: record[key] | value for key, value in changes.items() if key == "data" and value is not ...}
+            record |= changes | parts
             path.write_text(json.dumps({key: value for key, value in record.items() if value is not ...}))
         else:
             describe(Path("runs", name, file), changes)
@@ -81,7 +83,10 @@ def describe(path: Path, changes: dict[str, object]) -> None:
     """Change the description in a weights file, and the hash that the run records of it."""
     content = path.read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    described = json.loads(header["__metadata__"]["cikd"]) | changes
+    described = json.loads(header["__metadata__"]["cikd"])
+    arguments = {key: value for key, value in changes.items() if key in described["arguments"] and key not in described}
+    described |= {key: value for key, value in changes.items() if key not in arguments}
+    described["arguments"] |= arguments
     save_file(load_file(path), path, metadata={"cikd": json.dumps(described)})
     record = json.loads((path.parent / "run.json").read_text())
     record["weights"]["sha256"] = file_sha256(path)

@@ -80,7 +80,9 @@ class Ali(nn.Module):
 
     @staticmethod
     def together(methods: Sequence["Ali"]) -> None:
-        """As share_teacher."""
+        """As share_teacher; refuses students that would learn the same."""
+        if len({method.pairs for method in methods}) < len(methods):
+            raise CikdError("pairs name the blocks themselves, so --lob has none to choose.", hint="leave one out")
         share_teacher(methods)
 
     def look(self, clean: Tensor, blocks: Sequence[int] | None = None) -> dict[int, QKV]:

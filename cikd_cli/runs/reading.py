@@ -160,6 +160,8 @@ def _first(error: ValidationError) -> str:
     """The first thing pydantic found, on one line."""
     detail = error.errors(include_url=False)[0]
     place = ".".join(map(str, detail["loc"])) or "it"
+    if detail["type"] == "missing":
+        return f"it has no {place!r}"
     return f"{place} {detail['msg'].replace('Input should be', 'should be')}"
 
 
