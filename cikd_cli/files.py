@@ -9,6 +9,7 @@ import math
 import os
 import re
 import shlex
+import tomllib
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 _UNSEEN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _LOOKED = 4096  # bytes of a text that tell its encoding
+MOST_TOML = 2**15  # bytes; tomllib takes quadratic time over a key of many dots, here at most seconds
 # The marks that begin a text; that of UTF-32 begins with that of UTF-16.
 _MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -166,6 +168,21 @@ def read_text(path: Path, *, most: int) -> str:
         line, byte = content.count(b"\n", 0, error.start) + 1, content[error.start]
         found = f"it is not UTF-8: line {line} has the byte 0x{byte:02x}"
         raise EncodingError(found, path, likely="WINDOWS-1252") from None
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The content of a TOML file; CikdError if it is missing or broken."""
+    try:
+        return tomllib.loads(read_text(path, most=MOST_TOML))
+    except EncodingError as error:
+        raise CikdError(f"{what} {path} cannot be read: {error}", hint=error.hint) from None
+    except (ValueError, RecursionError) as error:
+        raise CikdError(
+            f"{what} {path} is not TOML: {error}", hint='text needs quotes, e.g. data = "cifar100"'
+        ) from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise CikdError(f"{what} {path} cannot be read: {reason}", hint="check the path") from None
 
 
 def _other_encoding(content: bytes) -> str | None:

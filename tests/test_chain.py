@@ -9,7 +9,7 @@ from cikd_cli.runs.directory import RunDir
 from cikd_cli.runs.inheritance import inherited_settings
 from cikd_cli.settings.knob import Role, knobs_with
 from cikd_cli.settings.methods import AliConfig, FinetuneTeacherConfig
-from cikd_cli.settings.recipes import recipe_names
+from cikd_cli.settings.names import recipe_names
 from cikd_cli.settings.request import Request, RunOptions
 
 

@@ -6,7 +6,8 @@ from cikd_cli.errors import CikdError
 from cikd_cli.render import template_root
 from cikd_cli.settings.analyses import EvalConfig
 from cikd_cli.settings.methods import AliConfig, FinetuneTeacherConfig, LmConfig
-from cikd_cli.settings.recipes import data_names, load_recipe, recipe_names, resolve
+from cikd_cli.settings.names import data_names, recipe_names
+from cikd_cli.settings.recipes import load_recipe, resolve
 from cikd_cli.settings.request import RunOptions
 from cikd_cli.settings.stages import sections
 

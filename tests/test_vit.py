@@ -198,7 +198,7 @@ def test_a_student_that_cannot_be_is_refused(settings, message):
 def test_an_unknown_student_is_answered_with_the_nearest():
     with pytest.raises(CikdError, match="no student named vit_tinny") as caught:
         create_student("vit_tinny", num_classes=3)
-    assert caught.value.hint == "--student vit_tiny"
+    assert caught.value.hint == "did you mean vit_tiny?"
 
 
 def test_an_unknown_teacher_is_answered_with_the_nearest():

@@ -16,8 +16,9 @@ from cikd_cli.runs.reading import locate, nearest_run, no_run
 from cikd_cli.settings.configs import StageConfig
 from cikd_cli.settings.knob import parent_knobs
 from cikd_cli.settings.methods import CurriculumConfig, FinetuneTeacherConfig
+from cikd_cli.settings.names import check_data, data_name, data_names, no_images
 from cikd_cli.settings.patches import STUDENT_PATCH, check_patch, patch_of
-from cikd_cli.settings.recipes import check_data, data_name, data_names, load_recipe, no_images
+from cikd_cli.settings.recipes import load_recipe
 from cikd_cli.settings.request import Request, Resolved, gpu_numbers
 from cikd_cli.settings.stages import TEACHER, Kind, Stage
 

@@ -12,9 +12,9 @@ from cikd_cli.cli.flags import as_typed, metavar, settable
 from cikd_cli.errors import CikdError
 from cikd_cli.runs.reading import locate, read_record
 from cikd_cli.settings.knob import facts_of, flag_name, parent_knobs
+from cikd_cli.settings.names import data_names, recipe_names
 from cikd_cli.settings.parse import choices, kinds, nearest
 from cikd_cli.settings.patches import patch_of
-from cikd_cli.settings.recipes import data_names, recipe_names
 from cikd_cli.settings.request import Request
 from cikd_cli.settings.stages import STAGES, TEACHER, Kind, Stage, sections
 

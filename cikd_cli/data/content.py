@@ -17,7 +17,7 @@ from cikd_cli.errors import CikdError
 
 Digests: TypeAlias = NDArray[np.bytes_]  # (n,) of 32 hexadecimal digits; of names and sizes the first is an n
 
-MOST = 200_000  # files of a data set that are read whole; of a larger one only names and sizes are looked at
+MOST = 200_000  # files that are all read whole, in half a minute; of more, names and sizes tell images apart
 DIGITS = 32
 KIND = f"S{DIGITS}"  # of an array of digests
 _NAMED = b"n"

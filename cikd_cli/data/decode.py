@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cikd_cli.data import content
 from cikd_cli.data.images import decode, open_image, probe, reduce
 from cikd_cli.data.parallel import in_threads
 from cikd_cli.data.splits import Labels, Split
@@ -16,8 +17,7 @@ MIB = 2**20
 
 _SAMPLE = 128  # images decoded to estimate how much memory the whole split takes
 _CHUNK = 256  # images handed to the threads at a time, so that a set too large is noticed early
-_CHECKED = 200_000  # files of a split that are all looked into: half a minute; of a larger one evenly spread ones are
-_SPREAD = 20_000
+_SPREAD = 20_000  # files that are looked into of a split of more than `content.MOST`, evenly spread
 
 
 class DecodedSplit:
@@ -130,7 +130,7 @@ def readable(count: int, bad: Mapping[int, CikdError], skip: bool) -> NDArray[np
 
 def looked_into(split: Split, skip: bool) -> NDArray[np.int64]:
     """The images whose files are checked at the start: all; of a large split some, unless bad ones are to be left."""
-    if len(split) <= _CHECKED or skip:
+    if len(split) <= content.MOST or skip:
         return np.arange(len(split))
     return np.linspace(0, len(split) - 1, _SPREAD).astype(np.int64)
 

@@ -16,13 +16,12 @@ from cikd_cli.data.layout import (
     NearlyLayoutError,
     class_folders,
     entries,
-    listed,
     read_layout,
     unreadable,
 )
 from cikd_cli.data.paths import Paths
 from cikd_cli.data.splits import UNLABELLED, Split
-from cikd_cli.errors import CikdError
+from cikd_cli.errors import CikdError, listed
 
 Facts = tuple[tuple[str, str], ...]
 
@@ -186,7 +185,7 @@ def _kinds(others: Counter[str], *, told: bool = True) -> str:
     for what, count in sorted(others.items(), key=lambda item: (-item[1], item[0])):
         how = advice(what) if told else ""
         parts.append(f"{count:,} {'without a suffix' if what == 'no suffix' else what}" + (f" ({how})" if how else ""))
-    return ", ".join(parts[:8]) + (f" and {len(parts) - 8} other kinds" if len(parts) > 8 else "")
+    return listed(parts)
 
 
 def _not_read(unread: Sequence[Path], roots: Iterable[Path], back: Sequence[str]) -> Facts:

@@ -6,11 +6,11 @@ Only folder names are looked at, so that a folder that cannot be used is refused
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cikd_cli.errors import CikdError
+from cikd_cli.errors import CikdError, listed
 
 LAYOUT = "DIR/<class>/*.jpg, or DIR/train/<class>/*.jpg and DIR/test/<class>/*.jpg"
 SPLITS = {
@@ -126,12 +126,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def is_unicode(name: str) -> bool:
     """Whether a name was bytes of UTF-8: Python reads others as lone surrogates."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
-
-
-def listed(names: Iterable[str]) -> str:
-    """Up to five names, and how many more."""
-    names = list(names)
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _split_folders(folder: Path, below: Classes) -> dict[str, Path]:

@@ -7,12 +7,10 @@ import numpy as np
 from cikd_cli.data import content
 from cikd_cli.data.division import TEST, TRAIN, UNUSED, VAL, Memory, Sides, told_apart
 from cikd_cli.data.folders import Facts
-from cikd_cli.data.layout import listed
 from cikd_cli.data.looked import Looked
 from cikd_cli.data.paths import Paths
 from cikd_cli.data.splits import Indices
-
-_SHOWN = 3  # pairs of copies that the header names
+from cikd_cli.errors import listed
 
 
 def copies(looked: Looked) -> Facts:
@@ -61,8 +59,8 @@ class _Names:
         self._items = [split.items for split in looked.parts.values()]
 
     def pairs(self, indices: Indices, firsts: Indices) -> str:
-        told = [f"{self._name(index)} = {self._name(int(firsts[index]))}" for index in indices[:_SHOWN].tolist()]
-        return ", ".join(told) + (", …" if len(indices) > _SHOWN else "")
+        first = indices[:5].tolist()
+        return listed((f"{self._name(index)} = {self._name(int(firsts[index]))}" for index in first), len(indices))
 
     def _name(self, index: int) -> str:
         for items in self._items:

@@ -8,12 +8,11 @@ import numpy as np
 from cikd_cli.data.content import KIND
 from cikd_cli.data.division import TEST, TRAIN, UNUSED, VAL, Memory, Sides
 from cikd_cli.data.folders import Facts
-from cikd_cli.data.layout import listed
 from cikd_cli.data.looked import Looked, look_into
 from cikd_cli.data.remarks import changes, copies
 from cikd_cli.data.sources import assemble, open_folder
 from cikd_cli.data.splits import DataSource, Split
-from cikd_cli.errors import CikdError
+from cikd_cli.errors import CikdError, listed
 
 _NONE = np.empty(0, dtype=KIND)
 NOTHING_KNOWN = Memory(_NONE, _NONE, np.empty(0, dtype="U6"), _NONE, _NONE)

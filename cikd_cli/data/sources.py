@@ -1,6 +1,5 @@
 """Where images come from: a name or a folder becomes classes, splits and a fingerprint."""
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,13 +9,14 @@ from cikd_cli.data.content import Digests
 from cikd_cli.data.decode import check_readable, looked_into
 from cikd_cli.data.division import TEST, TRAIN, UNUSED, VAL, Memory, Sides, divide
 from cikd_cli.data.folders import Facts
-from cikd_cli.data.layout import LAYOUT, is_unicode
+from cikd_cli.data.layout import is_unicode
 from cikd_cli.data.looked import Looked, look_into
 from cikd_cli.data.named import NAMED, read_named
 from cikd_cli.data.paths import Paths
 from cikd_cli.data.remarks import changes, clash, copies
 from cikd_cli.data.splits import UNLABELLED, DataSource, Split, fingerprint, hold_out, subset
 from cikd_cli.errors import CikdError
+from cikd_cli.settings.names import check_data
 
 __all__ = ["NAMED", "DataSource", "Split", "is_named", "load_source"]
 
@@ -61,18 +61,11 @@ def load_source(
 def open_folder(data: str) -> Path:
     """The full path of a folder of images. Raises CikdError, with the nearest name, if there is none."""
     folder = Path(data).expanduser()
-    if folder.is_dir():
-        root = folder.resolve()
-        if not is_unicode(str(root)):
-            raise CikdError(f"The path {root} is not UTF-8.", hint="rename the folder")
-        return root
-    if folder.exists():
-        raise CikdError(f"{data} is a file, not a folder of images.", hint=f"lay the images out as {LAYOUT}")
-    near = _nearest(data, folder)
-    raise CikdError(
-        f"There is no data set and no folder {data}" + (f"; the nearest name is {near}." if near else "."),
-        hint=f"--data {near}" if near else f"--data takes a folder or one of {', '.join(NAMED)}",
-    )
+    check_data(str(folder))
+    root = folder.resolve()
+    if not is_unicode(str(root)):
+        raise CikdError(f"The path {root} is not UTF-8.", hint="rename the folder")
+    return root
 
 
 def assemble(
@@ -226,17 +219,3 @@ def _named(
         skipped=sum(map(len, given)) - sum(len(split) for split in splits if split is not None),
         facts=clash(name),
     )
-
-
-def _nearest(data: str, folder: Path) -> str | None:
-    """The most similar set name, or folder beside the one that was asked for."""
-    names = {name: name for name in NAMED}
-    if folder.parent.is_dir():
-        beside = (entry for entry in sorted(folder.parent.iterdir()) if entry.is_dir() and not _holds_runs(entry))
-        names |= {str(entry).lower(): str(entry) for entry in beside}
-    close = difflib.get_close_matches(data.lower(), names, n=1)
-    return names[close[0]] if close else None
-
-
-def _holds_runs(folder: Path) -> bool:
-    return (folder / "run.json").exists() or next(folder.glob("*/run.json"), None) is not None

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cikd_cli.data.images import open_image
 from cikd_cli.data.paths import Paths
-from cikd_cli.errors import CikdError
+from cikd_cli.errors import CikdError, listed
 
 Items = Sequence[Path | Image.Image] | Paths | NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -97,7 +97,7 @@ def hold_out(split: Split, share: float, *, seed: int, classes: Sequence[str]) -
     single = [_class_name(classes, label) for label in labels[counts < 2]]
     if single:
         raise CikdError(
-            f"A share of {share:g} cannot be held out: only one image in class {', '.join(single[:5])}.",
+            f"A share of {share:g} cannot be held out: only one image in class {listed(single)}.",
             hint="add images to the class, or give the data a split of its own: DIR/train/<class> and DIR/test/<class>",
         )
     size = min(max(math.ceil(share * len(split)), len(labels)), len(split) - len(labels))

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cikd_cli.errors import CikdError
+from cikd_cli.errors import CikdError, listed
 from cikd_cli.files import has_weights_suffix
 from cikd_cli.models.formats import OTHER_SUFFIXES
 from cikd_cli.models.hub import WEIGHTS
 
 _HUB, _FOLDER = ("hf-hub", "hf_hub"), ("local-dir", "local_dir")
-_MOST = 5  # names in a sentence
 _CHECK = "check the path given to --teacher"
 
 
@@ -80,7 +79,7 @@ def weights_in(folder: Path) -> Path:
     if any(file.name.endswith(".index.json") for file in files):
         raise CikdError(f"The weights in {folder} are in {len(found)} parts.", hint="save them again as one file")
     if found:
-        names = ", ".join(file.name for file in found[:_MOST]) + (", …" if len(found) > _MOST else "")
+        names = listed(file.name for file in found)
         raise CikdError(f"{folder} holds {len(found)} weights files: {names}.", hint=f"--teacher {found[0]}")
     others = [file for file in files if file.name.lower().endswith(OTHER_SUFFIXES)]
     if others:

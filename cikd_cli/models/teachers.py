@@ -1,7 +1,5 @@
 """Teachers: timm's VisionTransformers with or without their published weights, and small ones from scratch."""
 
-from difflib import get_close_matches
-
 import timm
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -10,6 +8,7 @@ from torch import nn
 from cikd_cli.errors import CikdError
 from cikd_cli.models.hub import WEIGHTS, Repository, in_hub_cache, remedy
 from cikd_cli.models.vit import check_heads
+from cikd_cli.settings.parse import nearest
 from cikd_cli.settings.patches import check_patch
 
 A_TEACHER = "--teacher vit_base_patch16_224.dino"
@@ -56,15 +55,14 @@ def outline(name: str) -> VisionTransformer:
     """
     base = name.split(".")[0]
     if not timm.is_model(base):
-        plain = timm.list_models(["vit_*", "deit_*"])  # a ResNet's name would be of no use
-        near = get_close_matches(base, plain, n=1, cutoff=0.0)
-        raise CikdError(f"timm has no model named {name}.", hint=f"for example  --teacher {near[0]}")
+        near = nearest(base, timm.list_models(["vit_*", "deit_*"])) or SMALL  # a ResNet's name would be of no use
+        raise CikdError(f"timm has no model named {name}.", hint=f"for example  --teacher {near}")
     try:
         config = timm.get_pretrained_cfg(name)
     except RuntimeError as error:
         tags = [tagged for tagged in timm.list_pretrained(f"{base}.*") if tagged != name]
-        near = get_close_matches(name, tags, n=1, cutoff=0.0) or [base]
-        raise CikdError(f"timm has no weights named {name}.", hint=f"for example  --teacher {near[0]}") from error
+        near = nearest(name, tags) or base
+        raise CikdError(f"timm has no weights named {name}.", hint=f"for example  --teacher {near}") from error
     with torch.device("meta"):
         model = timm.create_model(base, num_classes=config.num_classes if config else 0)
     check_tappable(model, name)

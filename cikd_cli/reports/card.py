@@ -12,8 +12,8 @@ from cikd_cli.console import clean
 from cikd_cli.files import write_atomically
 from cikd_cli.render import render
 from cikd_cli.runs.directory import RunDir
+from cikd_cli.settings.names import data_names
 from cikd_cli.settings.parse import kinds
-from cikd_cli.settings.recipes import data_names
 from cikd_cli.settings.stages import STAGES, STUDENT
 
 

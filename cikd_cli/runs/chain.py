@@ -10,8 +10,9 @@ from cikd_cli.runs.inheritance import student_settings
 from cikd_cli.settings.configs import StageConfig
 from cikd_cli.settings.knob import Role, flag_name, knobs_with, parent_knobs
 from cikd_cli.settings.methods import CurriculumConfig
+from cikd_cli.settings.names import data_name
 from cikd_cli.settings.parse import suggestion
-from cikd_cli.settings.recipes import data_name, resolve, typed_values
+from cikd_cli.settings.recipes import resolve, typed_values
 from cikd_cli.settings.request import Request, Resolved, resumable
 from cikd_cli.settings.stages import STAGES, STUDENT, TEACHER, Kind, curriculum
 

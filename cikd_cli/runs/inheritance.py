@@ -11,8 +11,9 @@ from cikd_cli.runs.lineage import newest_run
 from cikd_cli.settings.batch_size import fitting_batch
 from cikd_cli.settings.configs import StageConfig
 from cikd_cli.settings.knob import Role, knobs_with, parent_knobs
+from cikd_cli.settings.names import data_name, recipe_names
 from cikd_cli.settings.parse import validate
-from cikd_cli.settings.recipes import data_name, recipe_names, resolve, typed_values
+from cikd_cli.settings.recipes import resolve, typed_values
 from cikd_cli.settings.request import Request, Resolved, RunOptions
 from cikd_cli.settings.stages import STAGES, STUDENT, TEACHER
 

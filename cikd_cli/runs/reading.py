@@ -11,16 +11,15 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from cikd_cli.errors import CikdError
-from cikd_cli.files import file_sha256, is_file, read_text
+from cikd_cli.files import file_sha256, is_file, read_text, read_toml
 from cikd_cli.runs.locks import holder
 from cikd_cli.runs.record import FORMAT, Record
 from cikd_cli.settings.parse import nearest, validate
-from cikd_cli.settings.recipes import read_toml
 from cikd_cli.settings.stages import STAGES, training_stages
 
 MOST_JSON = 2**26  # bytes of run.json or metrics.jsonl: names of a million classes, rows of 100,000 epochs
 MOST_NUMBER = 1e100  # of a metric; pictures of larger ones cannot be drawn
-_WHOLE = "copy the run again, whole, or train it again"
+COPY_AGAIN = "copy the run again, whole, or train it again"
 
 
 class Fields(dict[str, Any]):
@@ -31,7 +30,7 @@ class Fields(dict[str, Any]):
         self._file = file
 
     def __missing__(self, key: str) -> NoReturn:
-        raise CikdError(f"{self._file} is damaged: it has no {key!r}", hint=_WHOLE)
+        raise CikdError(f"{self._file} is damaged: it has no {key!r}", hint=COPY_AGAIN)
 
 
 def read_record(path: Path) -> Record:
@@ -46,7 +45,7 @@ def read_record(path: Path) -> Record:
     try:
         values = json.loads(read_text(file, most=MOST_JSON))
     except (ValueError, OSError, RecursionError) as error:
-        raise CikdError(f"{file} is damaged: {error}", hint=_WHOLE) from None
+        raise CikdError(f"{file} is damaged: {error}", hint=COPY_AGAIN) from None
     if not isinstance(values, dict) or values.get("stage") not in [*training_stages()] or "status" not in values:
         raise CikdError(f"{file} was not written by cikd", hint="cikd runs lists the runs")
     theirs = values.get("format")
@@ -57,7 +56,7 @@ def read_record(path: Path) -> Record:
     try:
         return Record.model_validate(values)
     except ValidationError as error:
-        raise CikdError(f"{file} is damaged: {_first(error)}", hint=_WHOLE) from None
+        raise CikdError(f"{file} is damaged: {_first(error)}", hint=COPY_AGAIN) from None
 
 
 def locate(word: str, runs_dir: Path) -> Path | None:
@@ -140,7 +139,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     try:
         *whole, _torn = read_text(file, most=MOST_JSON).split("\n")
     except (ValueError, OSError) as error:
-        raise CikdError(f"{file} is damaged: {error}", hint=_WHOLE) from None
+        raise CikdError(f"{file} is damaged: {error}", hint=COPY_AGAIN) from None
     return [_row(line, f"{file}, line {number}") for number, line in enumerate(whole, start=1) if line]
 
 
@@ -148,12 +147,12 @@ def _row(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise CikdError(f"{where} is damaged: {error}", hint=_WHOLE) from None
+        raise CikdError(f"{where} is damaged: {error}", hint=COPY_AGAIN) from None
     if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
-        raise CikdError(f"{where} is damaged: it is not an epoch's", hint=_WHOLE)
+        raise CikdError(f"{where} is damaged: it is not an epoch's", hint=COPY_AGAIN)
     for key, value in row.items():
         if value is not None and not (isinstance(value, int | float) and abs(value) <= MOST_NUMBER):
-            raise CikdError(f"{where} is damaged: {key!r} is not a number that can be drawn", hint=_WHOLE)
+            raise CikdError(f"{where} is damaged: {key!r} is not a number that can be drawn", hint=COPY_AGAIN)
     return row
 
 
@@ -191,7 +190,7 @@ def refuse_edited(path: Path, record: Record) -> None:
             continue
         file = path / name
         if not is_file(file):
-            raise CikdError(f"{file} is missing", hint=_WHOLE)
+            raise CikdError(f"{file} is missing", hint=COPY_AGAIN)
         if file_sha256(file) not in sha256:
             hint = "put the original back; to change a setting, start a new run with a flag"
             raise CikdError(f"{file} was changed after the run wrote it", hint=hint)

@@ -4,27 +4,23 @@ A recipe is TOML with sections: [common], for every training stage that has the 
 Above them `batch_follows_data = true` may stand: its batch is nobody's published one, and a small set gets a smaller.
 """
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from cikd_cli.errors import CikdError
-from cikd_cli.files import EncodingError, read_text
+from cikd_cli.files import read_toml
 from cikd_cli.render import template_root
 from cikd_cli.settings.configs import StageConfig
 from cikd_cli.settings.knob import Role, facts_of, knobs_with
-from cikd_cli.settings.parse import check_keys, nearest, parse, suggestion, validate
-from cikd_cli.settings.request import Request, Resolved, RunOptions
+from cikd_cli.settings.names import check_data, data_names, recipe_names
+from cikd_cli.settings.parse import check_keys, parse, suggestion, validate
+from cikd_cli.settings.request import Resolved, RunOptions
 from cikd_cli.settings.stages import STAGES, sections
-
-__all__ = ["Recipe", "Request", "Resolved", "RunOptions", "load_recipe", "recipe_names", "resolve"]
 
 FOLDER_RECIPE = "folder"
 BATCH_FOLLOWS_DATA = "batch_follows_data"
-MOST_TOML = 2**15  # bytes; tomllib takes quadratic time over a key of many dots, here at most seconds
 
 
 @dataclass(frozen=True)
@@ -40,11 +36,6 @@ class Recipe:
         common = self.sections.get("common", {})
         shared = {key: value for key, value in common.items() if key in config_class.model_fields}
         return shared | self.sections.get(section, {})
-
-
-def recipe_names() -> list[str]:
-    """The names of the recipes that come with the program."""
-    return sorted(path.stem for path in (template_root() / "recipes").glob("*.toml"))
 
 
 def load_recipe(name: str) -> Recipe:
@@ -134,67 +125,6 @@ def typed_values(
     for _, layer in _typed_layers(config_class, section, flags, options):
         values |= layer
     return values
-
-
-def check_data(data: str) -> None:
-    """Raise CikdError unless `data` is the name of a data set or a folder that is there."""
-    names = data_names()
-    try:
-        is_folder, is_there = Path(data).is_dir(), Path(data).exists()
-    except OSError:  # too long for a name
-        is_folder = is_there = False
-    if data in names or is_folder:
-        return
-    if is_there:
-        raise CikdError(
-            f"{data} is a file, not a folder of images", hint="name the folder that holds the class folders"
-        )
-    found = nearest(data, [*_folders_beside(Path(data)), *names])
-    hint = f"did you mean {found}?" if found else "give an existing folder, or one of: " + ", ".join(names)
-    raise CikdError(f"There is no data set and no folder named {data!r}", hint=hint)
-
-
-def no_images() -> CikdError:
-    """The sentence where a training stage has no data."""
-    return CikdError("No images are named.", hint="--data digits, another named set, or a folder of class folders")
-
-
-def _folders_beside(path: Path) -> list[str]:
-    """The visible folders in the folder where `path` would be."""
-    try:
-        beside = sorted(path.parent.iterdir())
-        return [str(entry) for entry in beside if entry.is_dir() and not entry.name.startswith(".")]
-    except OSError:
-        return []
-
-
-@cache
-def data_names() -> list[str]:
-    """The data sets that have a recipe of their own name."""
-    folder = template_root() / "recipes"
-    return [
-        name for name in recipe_names() if read_toml(folder / f"{name}.toml", "recipe")["common"].get("data") == name
-    ]
-
-
-def data_name(data: str) -> str:
-    """What a run records of `data`: the name of a set, or the folder's full path."""
-    return data if data in data_names() else str(Path(data).resolve())
-
-
-def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """The content of a TOML file; CikdError if it is missing or broken."""
-    try:
-        return tomllib.loads(read_text(path, most=MOST_TOML))
-    except EncodingError as error:
-        raise CikdError(f"{what} {path} cannot be read: {error}", hint=error.hint) from None
-    except (ValueError, RecursionError) as error:
-        raise CikdError(
-            f"{what} {path} is not TOML: {error}", hint='text needs quotes, e.g. data = "cifar100"'
-        ) from None
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise CikdError(f"{what} {path} cannot be read: {reason}", hint="check the path") from None
 
 
 def assignments(texts: tuple[str, ...], section: str) -> dict[str, str]:

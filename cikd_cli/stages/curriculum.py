@@ -19,7 +19,7 @@ from cikd_cli.runs.directory import RunDir
 from cikd_cli.runs.lineage import all_runs
 from cikd_cli.settings.knob import Role, knobs_with, parent_knobs
 from cikd_cli.settings.methods import CurriculumConfig
-from cikd_cli.settings.recipes import data_name
+from cikd_cli.settings.names import data_name
 from cikd_cli.settings.request import Request, Resolved, RunOptions
 from cikd_cli.settings.stages import STAGES, STUDENT, TEACHER, Kind, Stage, curriculum
 from cikd_cli.system import memory

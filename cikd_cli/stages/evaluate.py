@@ -10,7 +10,7 @@ from cikd_cli.analysis.scores import score
 from cikd_cli.console import Reporter, quantity
 from cikd_cli.engine.precision import choose_precision
 from cikd_cli.engine.predict import predict
-from cikd_cli.errors import CikdError
+from cikd_cli.errors import CikdError, listed
 from cikd_cli.reports.card import write_card
 from cikd_cli.reports.plots import plot_confusion
 from cikd_cli.runs.directory import RunDir, open_classifier
@@ -118,8 +118,8 @@ def _check_classes(subject: Subject, images: Images) -> None:
     known, found = subject.spec.classes, images.source.classes
     if known != found:
         raise CikdError(
-            f"{subject.label} knows {len(known)} classes ({_some(known)}), {images.source.name} has {len(found)} "
-            f"({_some(found)}).",
+            f"{subject.label} knows {len(known)} classes ({listed(known)}), {images.source.name} has {len(found)} "
+            f"({listed(found)}).",
             hint=f"cikd finetune-teacher --data {images.source.name} starts a curriculum for these",
         )
 
@@ -166,7 +166,3 @@ def _cells(scores: Result, devices: list[str]) -> list[str]:
 
 def _device(name: str) -> str:
     return "CPU" if name == "cpu" else torch.cuda.get_device_name()
-
-
-def _some(classes: tuple[str, ...]) -> str:
-    return ", ".join(classes[:3]) + (", …" if len(classes) > 3 else "")

@@ -14,7 +14,7 @@ from cikd_cli.processes.world import Hardware, choose_hardware
 from cikd_cli.runs import numbering
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.runs.inheritance import resolve_stage
-from cikd_cli.settings.recipes import data_name
+from cikd_cli.settings.names import data_name
 from cikd_cli.settings.request import Request
 from cikd_cli.settings.stages import STAGES
 from cikd_cli.training import header, held_out

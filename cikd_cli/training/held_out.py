@@ -17,6 +17,7 @@ from cikd_cli.data.splits import DataSource
 from cikd_cli.errors import CikdError
 from cikd_cli.files import read_text, to_json
 from cikd_cli.runs.directory import RunDir
+from cikd_cli.runs.reading import COPY_AGAIN
 
 HELD, TRAINED = "held-out.txt", "trained-on.txt"
 _OLDER = "(of a run before)"
@@ -25,7 +26,6 @@ _LINES = {
     HELD: re.compile(f"([0-9a-fn]{{{DIGITS}}}) ({TEST}|{VAL}|{UNUSED}) (.*)"),
     TRAINED: re.compile(f"([0-9a-fn]{{{DIGITS}}}) (.*)"),
 }
-_WHOLE = "copy the run again, whole, or train it again"
 
 
 def remember(runs: Sequence[RunDir]) -> Memory | None:
@@ -104,9 +104,9 @@ def _rows(run: RunDir, name: str) -> list[tuple[str, ...]]:
     try:
         found = [_LINES[name].fullmatch(line) for line in read_text(run.path / name, most=_MOST).split("\n") if line]
     except (OSError, ValueError) as error:
-        raise CikdError(f"{run.path / name} cannot be read: {error}", hint=_WHOLE) from None
+        raise CikdError(f"{run.path / name} cannot be read: {error}", hint=COPY_AGAIN) from None
     if name not in run.record.images or not all(found):
-        raise CikdError(f"{run.path / name} is damaged", hint=_WHOLE)
+        raise CikdError(f"{run.path / name} is damaged", hint=COPY_AGAIN)
     return [line.groups() for line in found if line]
 
 

@@ -13,7 +13,7 @@ from cikd_cli.files import is_file
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.configs import DataConfig, TrainingConfig
 from cikd_cli.settings.knob import parent_knobs
-from cikd_cli.settings.recipes import no_images
+from cikd_cli.settings.names import no_images
 from cikd_cli.settings.stages import TEACHER
 from cikd_cli.training.held_out import remember
 

@@ -10,7 +10,7 @@ from cikd_cli.analysis.pretrained import neighbour_test
 from cikd_cli.console import Reporter
 from cikd_cli.data.sources import DataSource
 from cikd_cli.engine.precision import DTYPES, choose_precision
-from cikd_cli.errors import CikdError
+from cikd_cli.errors import CikdError, listed
 from cikd_cli.methods import Facts, Given, Method
 from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.network import describe, patch_size
@@ -186,8 +186,8 @@ def _open_teacher(run: RunDir, config: StudentConfig, source: DataSource | None)
         return model, spec
     if spec.classes != source.classes:
         raise CikdError(
-            f"The teacher {run.path} knows {spec.num_classes} classes ({_some(spec.classes)}), "
-            f"{config.data} has {len(source.classes)} ({_some(source.classes)}).",
+            f"The teacher {run.path} knows {spec.num_classes} classes ({listed(spec.classes)}), "
+            f"{config.data} has {len(source.classes)} ({listed(source.classes)}).",
             hint=command,
         )
     if run.record.data.fingerprint != source.fingerprint and not mostly_there(run, source):
@@ -210,7 +210,3 @@ def _examine(model: Any, source: DataSource, spec: ModelSpec, device: torch.devi
         out.warn(f"these weights look untrained ({text}); check --teacher and its file")
     else:
         out.fields([("zero-shot", text)])
-
-
-def _some(classes: tuple[str, ...]) -> str:
-    return ", ".join(classes[:3]) + (", …" if len(classes) > 3 else "")

@@ -19,6 +19,7 @@ from cikd_cli.models.spec import HALF, ModelSpec, Triple
 from cikd_cli.models.vit import CUSTOM, STUDENTS, create_student
 from cikd_cli.models.weights import load_model, pretraining_statistics
 from cikd_cli.runs.directory import RunDir
+from cikd_cli.runs.reading import COPY_AGAIN
 from cikd_cli.settings.configs import StudentConfig
 from cikd_cli.settings.methods import FinetuneTeacherConfig
 from cikd_cli.settings.patches import STUDENT_PATCH, check_patch
@@ -127,7 +128,7 @@ def load_run(run: RunDir) -> tuple[nn.Module, ModelSpec]:
         raise CikdError(
             f"{run.path} records {list(recorded)} heads, its weights file says {list(spec.heads)}; "
             "the same tensors with other heads are another network.",
-            hint="copy the run again, whole, or train it again",
+            hint=COPY_AGAIN,
         )
     return model, spec
 

@@ -14,8 +14,9 @@ from cikd_cli.runs.directory import RunDir
 from cikd_cli.runs.lineage import all_runs
 from cikd_cli.settings.configs import TrainingConfig
 from cikd_cli.settings.knob import Role, facts_of, flag_name
+from cikd_cli.settings.names import data_name
 from cikd_cli.settings.parse import validate
-from cikd_cli.settings.recipes import data_name, typed_values
+from cikd_cli.settings.recipes import typed_values
 from cikd_cli.settings.request import Request
 from cikd_cli.settings.stages import STAGES, TEACHER
 from cikd_cli.training import header, held_out
