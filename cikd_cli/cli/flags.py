@@ -169,11 +169,7 @@ def _parameter(name: str, annotation: Any) -> inspect.Parameter:
 def _annotation(name: str, owner: type[BaseModel], info: FieldInfo) -> Any:
     """The parameter type Typer reads; None means "not given", so the real default goes into the help text."""
     flag = flag_name(name, info)
-    settings: dict[str, Any] = {
-        "help": _help(info),
-        "show_default": False,
-        "rich_help_panel": facts_of(info).panel,
-    }
+    settings: dict[str, Any] = {"help": _help(info), "show_default": False, "rich_help_panel": facts_of(info).panel}
     if kinds(owner, name) == (bool,):
         declaration = flag if _is_plain(owner, info) else f"{flag}/--no-{flag.removeprefix('--')}"
         return Annotated[bool | None, typer.Option(declaration, **settings)]

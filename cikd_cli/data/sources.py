@@ -182,14 +182,7 @@ def _root(looked: Looked) -> Path:
 
 
 def _named(
-    name: str,
-    root: Path,
-    download: bool,
-    fraction: float,
-    val: float,
-    split_seed: int,
-    *,
-    skip_unreadable: bool,
+    name: str, root: Path, download: bool, fraction: float, val: float, split_seed: int, *, skip_unreadable: bool
 ) -> DataSource:
     contents = read_named(name, root, download=download, split_seed=split_seed)
     train, held, words = contents.train, contents.val, contents.split

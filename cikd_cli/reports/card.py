@@ -31,10 +31,7 @@ def write_card(run: RunDir, top1: float, columns: list[str], rows: list[list[str
         "student": record.model.model_dump(),
         "data": record.data.model_dump() | {"name": name},
         "facts": [
-            (
-                "trained on",
-                f"{record.hardware.device}, torch {record.versions['torch']}, seed {record.seed}",
-            ),
+            ("trained on", f"{record.hardware.device}, torch {record.versions['torch']}, seed {record.seed}"),
             ("training time", f"{run.result.seconds:,.0f} s"),
         ],
         "columns": columns,

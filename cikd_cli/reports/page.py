@@ -49,10 +49,7 @@ def rows(runs: Mapping[str, RunDir], evaluations: Mapping[str, dict[str, Any]]) 
 
 
 def write(
-    runs: Mapping[str, RunDir],
-    table: list[list[str]],
-    argv: Sequence[str],
-    analyses: Mapping[str, Mapping[str, Any]],
+    runs: Mapping[str, RunDir], table: list[list[str]], argv: Sequence[str], analyses: Mapping[str, Mapping[str, Any]]
 ) -> Path:
     """report.html in the student's run, carrying its pictures; returns its path.
 
