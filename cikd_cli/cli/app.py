@@ -155,30 +155,23 @@ class _Slurm(_StageCommand):
         return (f"cikd slurm {stage.command}{named} --gpus-per-node 4 > job.sbatch && sbatch job.sbatch",)
 
 
+_LIST: dict[str, Any] = {"cls": _Group, "no_args_is_help": True, "rich_markup_mode": None}
 app = typer.Typer(
-    cls=_Group,
     name="cikd",
     help="Small Vision Transformers from small image sets: a big teacher's locality first, its logits second.\n\n"
     "ALI, LOB, QK and other words: docs/glossary.md on the project's page.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    **_LIST,
 )
 config_app = typer.Typer(
-    cls=_Group,
-    name="config",
-    help="Show every knob of a stage: its value, and where the value comes from.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+    name="config", help="Show every knob of a stage: its value, and where the value comes from.", **_LIST
 )
 slurm_app = typer.Typer(
-    cls=_Group,
     name="slurm",
     help="Print a batch script for SLURM that starts a stage, and goes on with its run when started again.\n\n"
     "cikd slurm ali --data cifar100 --name cifar --gpus-per-node 4 > job.sbatch && sbatch job.sbatch",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+    **_LIST,
 )
 
 

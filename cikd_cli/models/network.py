@@ -102,8 +102,7 @@ def undecayed(network: nn.Module) -> tuple[str, ...]:
     """The ends of the names of tensors of two dimensions and more that take no weight decay."""
     if isinstance(network, VisionTransformer):
         return _UNDECAYED
-    listed: Any = getattr(network, "no_weight_decay", set)
-    return tuple(sorted(listed()))
+    return tuple(sorted(getattr(network, "no_weight_decay", set)()))
 
 
 def levels(network: nn.Module) -> tuple[dict[str, int], int]:
@@ -113,9 +112,7 @@ def levels(network: nn.Module) -> tuple[dict[str, int], int]:
         deepest = len(network.blocks) + 1
         return {name: _level(name, deepest) for name in names}, deepest
     matcher: Any = getattr(network, "group_matcher", None)
-    if matcher is None:
-        return dict.fromkeys(names, 0), 0
-    found: dict[str, int] = group_parameters(network, matcher(coarse=False), reverse=True)
+    found: dict[str, int] = group_parameters(network, matcher(coarse=False), reverse=True) if matcher else {}
     return found, max(found.values(), default=0)
 
 
@@ -165,9 +162,8 @@ def _read_vit(network: VisionTransformer, images: Tensor, points: Sequence[str])
             seen[f"hidden:{number}"] = x
     if "logits" in points:
         seen["logits"] = network.forward_head(network.norm(x))
-    missing = [point for point in points if point not in seen]
-    if missing:
-        raise CikdError(f"A network of {len(network.blocks)} blocks has no {missing[0]} to be read")
+    for point in set(points) - set(seen):
+        raise CikdError(f"A network of {len(network.blocks)} blocks has no {point} to be read")
     return seen
 
 
