@@ -109,7 +109,8 @@ def _layer_norm(width: int, **kwargs: object) -> nn.LayerNorm:
 def _student_size(name: str, width: int | None, depth: int | None, heads: int | None) -> Size:
     if name != CUSTOM:
         if name not in STUDENTS:
-            raise CikdError(f"There is no student named {name}.", hint=f"--student {_nearest(name, list(STUDENTS))}")
+            (near,) = get_close_matches(name, STUDENTS, n=1, cutoff=0.0)
+            raise CikdError(f"There is no student named {name}.", hint=f"--student {near}")
         return STUDENTS[name]
     if width is None or depth is None or heads is None:
         raise CikdError(
@@ -139,7 +140,3 @@ def _initialise(student: VisionTransformer) -> None:
     nn.init.normal_(student.cls_token, std=0.02)
     student.pos_embed.copy_(sincos_positions(student.patch_embed.grid_size, student.embed_dim))
     student.pos_embed.requires_grad_(False)
-
-
-def _nearest(name: str, choices: list[str]) -> str:
-    return (get_close_matches(name, choices, n=1, cutoff=0.0) or ["vit_base_patch16_224"])[0]
