@@ -28,7 +28,7 @@ import torch
 from fuzz_mutations import damaged_bytes, damaged_image, damaged_json, damaged_lines, damaged_safetensors, damaged_toml
 from fuzz_seeds import make_seeds
 
-from cikd_cli.data.images import open_image, pillow_silenced, probe
+from cikd_cli.data.images import look, open_image, pillow_silenced
 from cikd_cli.engine.checkpoint import UNSIGNED, load_checkpoint, read_about, sign
 from cikd_cli.engine.optim import parameter_groups
 from cikd_cli.errors import CikdError
@@ -174,7 +174,7 @@ class Loaders:
 
         def read() -> None:
             with pillow_silenced():
-                probe(path)
+                look(path)
             open_image(path, short_side=16)
             open_image(path)
 

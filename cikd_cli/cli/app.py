@@ -46,19 +46,13 @@ class _Group(_InBoxes, TyperGroup):
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **settings: Any) -> Any:
         typed = tuple(args)
-        if (
-            parent is None
-            and typed[:1]
-            and typed[0] in STAGES
-            and not _TELL_NOTHING.intersection(typed)
-            and environment.speaks()
-        ):
+        is_stage = parent is None and typed[:1] and typed[0] in STAGES
+        if is_stage and not _TELL_NOTHING.intersection(typed) and environment.speaks():
             show_starting()  # before Typer reads anything, for which it loads pydantic
         with sentences():
             try:
-                return super().make_context(
-                    info_name, ["--help"] if typed[:1] == ("--help-all",) else args, parent, **settings
-                )
+                args = ["--help"] if typed[:1] == ("--help-all",) else args
+                return super().make_context(info_name, args, parent, **settings)
             except _UsageError as error:
                 if not hasattr(error, "option_name") or not typed[0].startswith("-"):
                     raise

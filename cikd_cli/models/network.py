@@ -76,12 +76,10 @@ def describe(network: nn.Module) -> str:
         else:
             runs.append([count, 1])
     heads = ", ".join(str(count) if times == 1 else f"{count} × {times}" for count, times in runs)
-    parts = [
-        f"{len(blocks(network))} blocks" if blocks(network) else "",
-        f"{width(network)}-d" if width(network) else "",
-    ]
-    parts += [f"heads {heads}" if heads else "", f"patch {patch_size(network)}" if patch_size(network) else ""]
-    return ", ".join([*filter(None, parts), f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M"])
+    deep, wide, patch = len(blocks(network)), width(network), patch_size(network)
+    parts = ((deep, f"{deep} blocks"), (wide, f"{wide}-d"), (heads, f"heads {heads}"), (patch, f"patch {patch}"))
+    size = f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M"
+    return ", ".join([text for there, text in parts if there] + [size])
 
 
 def classifier(network: nn.Module) -> list[nn.Module]:
