@@ -5,80 +5,24 @@ names, paths), so nothing is read as markup and control characters never reach t
 """
 
 import os
-import re
 import sys
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, TextIO, cast
 
 from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, CikdError
 from cikd_cli.outlet import Outlet, is_terminal
-from cikd_cli.progress import progress_line, text_width
+from cikd_cli.progress import Bar, DrawnProgress, PlainProgress
+from cikd_cli.text import aligned, clean, pad, text_width
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.console import Console
 
 Mode = Literal["rich", "plain", "silent"]
 
-PLAIN_SECONDS = 5.0  # between two progress lines when the output is not a terminal
 _starting = False  # whether the word of `show_starting` stands on the terminal
-_BREAKS = re.compile("[\t\n\v\f\r\x85\u2028\u2029]+")
-_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def clean(text: str) -> str:
-    """`text` on one line and without terminal escapes.
-
-    Line breaks and tabs become spaces; control and direction characters and lone surrogates become `?`.
-    """
-    return _OBEYED.sub("?", _BREAKS.sub(" ", text))
-
-
-def duration(seconds: float) -> str:
-    """`3 h 06 min`, `4 min 20 s`, `12 s`; below ten seconds with one decimal."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min"
-
-
-def quantity(count: float) -> str:
-    """A count in three figures: `119 k`, `5.54 M`, `17.6 G`."""
-    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= 0.9995 * factor:
-            return f"{count / factor:#.3g}".rstrip(".") + f" {unit}"
-    return f"{count:g}"
-
-
-def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table as lines: two spaces between columns; columns of numbers are aligned to the right."""
-    cells = [list(columns), *(list(row) for row in rows)]
-    widths = [max(text_width(row[i]) for row in cells) for i in range(len(columns))]
-    right = [bool(rows) and all(not row[i] or row[i][0].isdigit() for row in rows) for i in range(len(columns))]
-    return ["  ".join(map(_pad, row, widths, right)).rstrip() for row in cells]
-
-
-class Bar:
-    """The handle a progress context gives: `update(done, text)` with `done` out of the total."""
-
-    def __init__(self, show: Callable[[int, str, Sequence[str]], None]) -> None:
-        self._show = show
-
-    def update(self, done: int, text: str = "", *parts: str) -> None:
-        """Say that `done` units are finished; `text` is always shown, and of `parts`, best first, what has room.
-
-        The first part has its place beside the percent; it may be empty.
-        """
-        self._show(done, clean(text), [clean(part) for part in parts])
 
 
 class Reporter:
@@ -129,7 +73,7 @@ class Reporter:
         """The header block: labels in a column, values beside them."""
         width = max((text_width(label) for label, _ in rows), default=0) + 2
         for label, value in rows:
-            self.line((_pad(clean(label), width, False) + value).rstrip())
+            self.line((pad(clean(label), width) + value).rstrip())
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
         """A table a person can paste: aligned columns under an optional title."""
@@ -142,14 +86,14 @@ class Reporter:
     @contextmanager
     def progress(self, total: int, unit: str = "img") -> Iterator[Bar]:
         """A bar with percent and text on a terminal; elsewhere (and in the log) one line every five seconds."""
-        plain = _PlainProgress(total, unit, self._plain_progress_line)
+        plain = PlainProgress(total, unit, self._plain_progress_line)
         if self._console is None:
             yield Bar(plain.update)
             plain.close()
             return
         from rich.live import Live
 
-        line = _Line(total)
+        line = DrawnProgress(total)
         stderr = is_terminal(sys.stderr)  # else what libraries write there stays there
         with Live(line, console=self._console, transient=True, redirect_stderr=stderr):
 
@@ -183,51 +127,6 @@ class Reporter:
         for path in self._logs:
             with path.open("a", encoding="utf-8", errors="replace") as log:
                 log.write(text + "\n")
-
-
-class _Line:
-    """What is drawn again and again: the latest state, as wide as the terminal is at that moment."""
-
-    def __init__(self, total: int) -> None:
-        self._total = max(total, 1)
-        self._share, self._text, self._parts = 0.0, "", list[str]()
-
-    def update(self, done: int, text: str, parts: Sequence[str]) -> None:
-        self._share, self._text, self._parts = min(1.0, done / self._total), text, list(parts)
-
-    def __rich_console__(self, _: "Console", options: "ConsoleOptions") -> "RenderResult":
-        from rich.text import Text
-
-        width = options.max_width - 2  # so that the ^C of a Ctrl-C does not begin another line
-        line = progress_line(width, self._share, self._text, self._parts, ascii_only=options.ascii_only)
-        yield Text(line, no_wrap=True, overflow="crop")
-
-
-class _PlainProgress:
-    """Turns frequent updates into a line every PLAIN_SECONDS, and a last one if there was any before."""
-
-    def __init__(self, total: int, unit: str, write: Callable[[str], None]) -> None:
-        self._total, self._unit, self._write = total, unit, write
-        self._written = time.monotonic()
-        self._lines = 0
-        self._latest: str | None = None
-
-    def update(self, done: int, text: str, parts: Sequence[str]) -> None:
-        percent = 100 * done // max(self._total, 1)
-        told = "  ".join(filter(None, (f"{done:,}/{self._total:,} {self._unit}", text, *parts)))
-        self._latest = f"{percent:3d}%  {told}"
-        if time.monotonic() - self._written >= PLAIN_SECONDS:
-            self._flush()
-
-    def close(self) -> None:
-        if self._lines:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._latest is not None:
-            self._write(self._latest)
-            self._written, self._latest = time.monotonic(), None
-            self._lines += 1
 
 
 def reporter(*, quiet: bool, as_json: bool) -> Reporter:
@@ -290,8 +189,3 @@ def _print(text: str, stream: TextIO | None, end: str = "\n") -> str:
     outlet = Outlet(stream)
     outlet.write(text + end)
     return outlet.lost
-
-
-def _pad(text: str, width: int, right: bool) -> str:
-    space = " " * (width - text_width(text))
-    return space + text if right else text + space

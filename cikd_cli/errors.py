@@ -1,7 +1,5 @@
 """The one error of the program: a sentence, and the command that mends it."""
 
-from collections.abc import Iterable
-
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -31,10 +29,3 @@ class CikdError(Exception):
 def nothing_made() -> CikdError:
     """What is told of a Ctrl-C before there was anything to keep."""
     return CikdError("Stopped before anything was made", exit_code=EXIT_INTERRUPTED)
-
-
-def listed(names: Iterable[str], count: int | None = None) -> str:
-    """Up to five names, and how many more; count: of all, where `names` are the first of them."""
-    names = list(names)
-    more = (count or len(names)) - 5
-    return ", ".join(names[:5]) + (f" and {more:,} more" if more > 0 else "")

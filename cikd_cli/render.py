@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from cikd_cli.console import clean
 from cikd_cli.errors import EXIT_FAILED, CikdError
+from cikd_cli.text import clean
 
 
 @cache

@@ -2,9 +2,9 @@
 
 import pytest
 
-from cikd_cli.console import Bar
 from cikd_cli.engine import clock as clocks
 from cikd_cli.engine.clock import Clock, Every
+from cikd_cli.progress import Bar
 from cikd_cli.runs.directory import RunDir
 
 

@@ -5,9 +5,10 @@ import sys
 
 import pytest
 
-from cikd_cli import console
-from cikd_cli.console import Reporter, aligned, clean, duration, reporter, show_error
+from cikd_cli import progress
+from cikd_cli.console import Reporter, reporter, show_error
 from cikd_cli.errors import CikdError
+from cikd_cli.text import aligned, clean, duration
 
 
 def test_terminal_escapes_and_direction_marks_in_a_class_name_do_not_reach_the_terminal():
@@ -69,7 +70,7 @@ def test_without_a_terminal_the_reporter_is_plain(monkeypatch):
 
 def test_plain_progress_is_one_line_each_interval_and_the_last_state(monkeypatch):
     now = iter(range(0, 100, 3))  # three seconds between looks at the clock
-    monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
     stream = io.StringIO()
     with Reporter("plain", stream).progress(1000) as bar:
         for done in (250, 500, 750, 1000):

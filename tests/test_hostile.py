@@ -12,13 +12,13 @@ import torch
 from claimed import RESULT, whole
 from PIL import Image
 
-from cikd_cli.console import clean
 from cikd_cli.data.images import open_image
 from cikd_cli.data.named import read_chaoyang
 from cikd_cli.errors import CikdError
 from cikd_cli.files import file_word, to_json
 from cikd_cli.models.foreign import load_foreign
 from cikd_cli.runs.directory import RunDir
+from cikd_cli.text import clean
 
 NAMES = (
     "<script>alert(1)</script>".replace("/", "∕"),

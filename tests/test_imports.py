@@ -14,7 +14,7 @@ from cikd_cli.settings.stages import STAGES
 
 PACKAGE = Path(cikd_cli.__file__).parent
 HEAVY = ("torch", "torchvision", "timm", "sklearn", "matplotlib", "numpy", "scipy")
-LOOSE = {"__init__", "__main__", "console", "errors", "files", "outlet", "progress", "render", "system"}
+LOOSE = {"__init__", "__main__", "console", "errors", "files", "outlet", "progress", "render", "system", "text"}
 GROUND = LOOSE - {"__init__", "__main__"}
 ON_DISK = {*GROUND, "settings", "runs"}
 NETWORKS = {*GROUND, "settings", "data", "kernels", "models"}

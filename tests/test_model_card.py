@@ -7,10 +7,10 @@ import shutil
 import pytest
 from huggingface_hub import ModelCard
 
-from cikd_cli.console import clean
 from cikd_cli.reports.card import header
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.methods import LmConfig
+from cikd_cli.text import clean
 
 SHORT = ("--epochs", "1", "--set", "warmup=0")
 

@@ -5,10 +5,11 @@ import sys
 
 import pytest
 
-from cikd_cli import console
+from cikd_cli import progress
 from cikd_cli.console import Reporter, reporter, show_error, show_output
 from cikd_cli.errors import CikdError
-from cikd_cli.progress import progress_line, text_width
+from cikd_cli.progress import progress_line
+from cikd_cli.text import text_width
 
 TRAINING = ("epoch  12/300", ("eta 2 h 52 min", "loss 2.311", "2,410 img/s", "ce 1.204 tckd 0.061", "data wait 3%"))
 
@@ -85,7 +86,7 @@ def test_a_terminal_that_knows_no_strokes_gets_a_bar_of_its_letters(monkeypatch)
 
 
 def test_plain_progress_lines_keep_every_part(monkeypatch):
-    monkeypatch.setattr(console, "PLAIN_SECONDS", 0)
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0)
     stream = io.StringIO()
     with Reporter("plain", stream).progress(100, unit="steps") as bar:
         bar.update(8, TRAINING[0], *TRAINING[1])
@@ -124,7 +125,7 @@ LOSSES = [
 @pytest.mark.parametrize("mode", ["plain", "rich"])
 @pytest.mark.parametrize("error", LOSSES, ids=lambda error: type(error).__name__)
 def test_what_nobody_reads_is_tried_once_and_the_log_has_it_all(monkeypatch, tmp_path, mode, error):
-    monkeypatch.setattr(console, "PLAIN_SECONDS", 0)
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0)
     stream = Gone(error)
     out = Reporter(mode, stream)
     out.attach_log(tmp_path / "log.txt")

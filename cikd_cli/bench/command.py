@@ -15,11 +15,12 @@ from cikd_cli.bench.contest import relation_contest, step_contest, views_contest
 from cikd_cli.bench.measure import Contest, measure, memory, pace, speedup, unstarted
 from cikd_cli.bench.networks import Case
 from cikd_cli.bench.timing import matrix_peak
-from cikd_cli.console import duration, quantity, reporter
+from cikd_cli.console import reporter
 from cikd_cli.engine.precision import choose_precision
 from cikd_cli.processes.world import Hardware, choose_hardware
 from cikd_cli.settings.recipes import resolve
 from cikd_cli.settings.request import Request
+from cikd_cli.text import duration, quantity
 
 COLUMNS = ("", "batch", "images/s", "× reference (min to max)", "FLOP/image", "of peak", "memory", "whole run")
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from cikd_cli.console import clean
+from cikd_cli.text import clean
 
 Rows = Sequence[tuple[str, str]]
 

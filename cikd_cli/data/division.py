@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from cikd_cli.data.content import DIGITS, Digests, are_named, ranks
 from cikd_cli.data.splits import TEST_SHARE, Indices, Labels
-from cikd_cli.errors import CikdError, listed
+from cikd_cli.errors import CikdError
+from cikd_cli.text import listed
 
 Sides = NDArray[np.str_]  # (n,) of "train", "val", "test", "unused", or "" where nothing is known
 Ranks = NDArray[np.uint64]

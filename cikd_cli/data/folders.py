@@ -21,7 +21,8 @@ from cikd_cli.data.layout import (
 )
 from cikd_cli.data.paths import Paths
 from cikd_cli.data.splits import UNLABELLED, Split
-from cikd_cli.errors import CikdError, listed
+from cikd_cli.errors import CikdError
+from cikd_cli.text import listed
 
 Facts = tuple[tuple[str, str], ...]
 

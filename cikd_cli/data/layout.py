@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cikd_cli.errors import CikdError, listed
+from cikd_cli.errors import CikdError
+from cikd_cli.text import listed
 
 LAYOUT = "DIR/<class>/*.jpg, or DIR/train/<class>/*.jpg and DIR/test/<class>/*.jpg"
 SPLITS = {

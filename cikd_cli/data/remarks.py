@@ -10,7 +10,7 @@ from cikd_cli.data.folders import Facts
 from cikd_cli.data.looked import Looked
 from cikd_cli.data.paths import Paths
 from cikd_cli.data.splits import Indices
-from cikd_cli.errors import listed
+from cikd_cli.text import listed
 
 
 def copies(looked: Looked) -> Facts:

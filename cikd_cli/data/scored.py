@@ -12,7 +12,8 @@ from cikd_cli.data.looked import Looked, look_into
 from cikd_cli.data.remarks import changes, copies
 from cikd_cli.data.sources import assemble, open_folder
 from cikd_cli.data.splits import DataSource, Split
-from cikd_cli.errors import CikdError, listed
+from cikd_cli.errors import CikdError
+from cikd_cli.text import listed
 
 _NONE = np.empty(0, dtype=KIND)
 NOTHING_KNOWN = Memory(_NONE, _NONE, np.empty(0, dtype="U6"), _NONE, _NONE)

@@ -13,7 +13,8 @@ from PIL import Image
 
 from cikd_cli.data.images import open_image
 from cikd_cli.data.paths import Paths
-from cikd_cli.errors import CikdError, listed
+from cikd_cli.errors import CikdError
+from cikd_cli.text import listed
 
 Items = Sequence[Path | Image.Image] | Paths | NDArray[np.uint8]
 Labels = NDArray[np.int64]

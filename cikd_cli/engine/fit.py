@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from cikd_cli.console import Reporter, duration
+from cikd_cli.console import Reporter
 from cikd_cli.engine.clock import Clock, Every, SaveTimer
 from cikd_cli.engine.step import Training, resume_command, train_step
 from cikd_cli.errors import EXIT_FAILED, CikdError
 from cikd_cli.processes.stop import Reason, StopRequest, reason
 from cikd_cli.processes.world import World
 from cikd_cli.runs.directory import RunDir
+from cikd_cli.text import duration
 
 Going = Sequence[tuple[Training, RunDir]]
 

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cikd_cli.errors import CikdError, listed
+from cikd_cli.errors import CikdError
 from cikd_cli.files import has_weights_suffix
 from cikd_cli.models.formats import OTHER_SUFFIXES
 from cikd_cli.models.hub import WEIGHTS
+from cikd_cli.text import listed
 
 _HUB, _FOLDER = ("hf-hub", "hf_hub"), ("local-dir", "local_dir")
 _CHECK = "check the path given to --teacher"

@@ -21,7 +21,6 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.distributed.rendezvous import rendezvous
 
-from cikd_cli.console import duration
 from cikd_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, CikdError
 from cikd_cli.processes import rank_logs
 from cikd_cli.processes.rank_logs import Attempts, Stopped, Told, log_path
@@ -29,6 +28,7 @@ from cikd_cli.processes.stall import Watch
 from cikd_cli.processes.stop import SAVES
 from cikd_cli.processes.world import Hardware, World
 from cikd_cli.system import cores, signals
+from cikd_cli.text import duration
 
 ENDS = signals("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 RESTARTS = 3  # of all processes, after some were killed

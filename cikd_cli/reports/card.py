@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from cikd_cli import __version__
-from cikd_cli.console import clean
 from cikd_cli.files import write_atomically
 from cikd_cli.render import render
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.names import data_names
 from cikd_cli.settings.parse import kinds
 from cikd_cli.settings.stages import STAGES, STUDENT
+from cikd_cli.text import clean
 
 
 def write_card(run: RunDir, top1: float, columns: list[str], rows: list[list[str]]) -> Path:

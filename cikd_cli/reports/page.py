@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from cikd_cli import __version__
-from cikd_cli.console import quantity
 from cikd_cli.files import write_atomically
 from cikd_cli.render import data_uri, render
 from cikd_cli.reports.plots import History, plot_curves
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.stages import STAGES
+from cikd_cli.text import quantity
 
 COLUMNS = ("", "top-1", "top-5", "of teacher", "params", "MACs", "epochs", "seconds")
 LABELS_ONLY = "same, labels only"  # the table fits 80 columns

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cikd_cli.console import duration
 from cikd_cli.errors import CikdError
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.runs.reading import read_records
+from cikd_cli.text import duration
 
 COLUMNS = ("run", "stage", "data", "status", "epochs", "top-1", "time")
 

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from cikd_cli.console import Reporter, duration, reporter
+from cikd_cli.console import Reporter, reporter
 from cikd_cli.data.division import TRAIN
 from cikd_cli.data.scored import scored_folder
 from cikd_cli.errors import EXIT_INTERRUPTED, CikdError
@@ -23,6 +23,7 @@ from cikd_cli.settings.names import data_name
 from cikd_cli.settings.request import Request, Resolved, RunOptions
 from cikd_cli.settings.stages import STAGES, STUDENT, TEACHER, Kind, Stage, curriculum
 from cikd_cli.system import memory
+from cikd_cli.text import duration
 from cikd_cli.training.ahead import BASELINE, build_all, foretell_all, offer_laptop
 from cikd_cli.training.execute import curriculum_command
 from cikd_cli.training.held_out import remember

@@ -7,10 +7,10 @@ import torch
 
 from cikd_cli.analysis import cost
 from cikd_cli.analysis.scores import score
-from cikd_cli.console import Reporter, quantity
+from cikd_cli.console import Reporter
 from cikd_cli.engine.precision import choose_precision
 from cikd_cli.engine.predict import predict
-from cikd_cli.errors import CikdError, listed
+from cikd_cli.errors import CikdError
 from cikd_cli.reports.card import write_card
 from cikd_cli.reports.plots import plot_confusion
 from cikd_cli.runs.directory import RunDir, open_classifier
@@ -20,6 +20,7 @@ from cikd_cli.settings.stages import STUDENT
 from cikd_cli.stages.analysis import Analysis, Images, begin
 from cikd_cli.stages.results import image_words, read_result, result_stem, save_result
 from cikd_cli.stages.subjects import Subject, open_run, teacher_of
+from cikd_cli.text import listed, quantity
 
 Result = dict[str, Any]
 

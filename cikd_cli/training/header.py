@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cikd_cli import __version__, system
-from cikd_cli.console import Reporter, duration
+from cikd_cli.console import Reporter
 from cikd_cli.engine.step import Training
 from cikd_cli.processes.world import Hardware
 from cikd_cli.runs.directory import RunDir
@@ -19,6 +19,7 @@ from cikd_cli.settings.batch_size import fitting_batch, many_left_out
 from cikd_cli.settings.knob import Role, knobs_with
 from cikd_cli.settings.request import Request, Resolved
 from cikd_cli.settings.stages import STAGES
+from cikd_cli.text import duration
 from cikd_cli.training.images import tell
 from cikd_cli.training.job import Job
 

@@ -10,7 +10,7 @@ from cikd_cli.analysis.pretrained import neighbour_test
 from cikd_cli.console import Reporter
 from cikd_cli.data.sources import DataSource
 from cikd_cli.engine.precision import DTYPES, choose_precision
-from cikd_cli.errors import CikdError, listed
+from cikd_cli.errors import CikdError
 from cikd_cli.methods import Facts, Given, Method
 from cikd_cli.models.frozen import FrozenTeacher
 from cikd_cli.models.network import describe, patch_size
@@ -21,6 +21,7 @@ from cikd_cli.settings.batch_size import fitting_batch
 from cikd_cli.settings.configs import StudentConfig, TrainingConfig
 from cikd_cli.settings.methods import FinetuneTeacherConfig
 from cikd_cli.settings.stages import CLASSES, STUDENT, TEACHER, Stage
+from cikd_cli.text import listed
 from cikd_cli.training.images import check_same_images, data_facts, mostly_there, open_source
 from cikd_cli.training.logit_cache import open_cache
 from cikd_cli.training.networks import load_run, load_trunk, named_network, new_student, seeded

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cikd_cli.analysis import count
-from cikd_cli.console import Reporter, duration
+from cikd_cli.console import Reporter
 from cikd_cli.data.batch import Batch
 from cikd_cli.data.decode import MIB, DecodedSplit
 from cikd_cli.data.sources import DataSource, Split
@@ -25,6 +25,7 @@ from cikd_cli.models.weights import encode_model
 from cikd_cli.processes.world import Hardware, World
 from cikd_cli.settings.patches import STUDENT_PATCH
 from cikd_cli.settings.request import RunOptions
+from cikd_cli.text import duration
 from cikd_cli.training import header
 from cikd_cli.training.job import Job
 from cikd_cli.training.prepare import prepare, scorer
