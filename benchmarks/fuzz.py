@@ -28,7 +28,7 @@ import torch
 from fuzz_mutations import damaged_bytes, damaged_image, damaged_json, damaged_lines, damaged_safetensors, damaged_toml
 from fuzz_seeds import make_seeds
 
-from cikd_cli.data.images import open_image, pillow_silenced, probe
+from cikd_cli.data.images import look, open_image, pillow_silenced
 from cikd_cli.engine.checkpoint import UNSIGNED, load_checkpoint, read_about, sign
 from cikd_cli.engine.optim import parameter_groups
 from cikd_cli.errors import CikdError
@@ -42,6 +42,7 @@ from cikd_cli.runs import lineage
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.runs.inheritance import inherited_settings
 from cikd_cli.runs.lineage import all_runs, damaged_runs
+from cikd_cli.runs.metrics import drop_metrics_after
 from cikd_cli.settings.methods import LmConfig
 from cikd_cli.settings.recipes import load_recipe, resolve
 from cikd_cli.settings.request import RunOptions
@@ -115,7 +116,7 @@ class Loaders:
 
         def read() -> None:
             self._read_run(draw=rng.randrange(DRAWN) == 0)
-            RunDir.open(self.run).drop_metrics_after(1)
+            drop_metrics_after(RunDir.open(self.run).path, 1)
 
         return path, read
 
@@ -174,7 +175,7 @@ class Loaders:
 
         def read() -> None:
             with pillow_silenced():
-                probe(path)
+                look(path)
             open_image(path, short_side=16)
             open_image(path)
 

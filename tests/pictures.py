@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from cikd_cli.data.decode import check_readable
-from cikd_cli.data.images import open_image, probe
+from cikd_cli.data.images import look, open_image
 from cikd_cli.data.splits import Split
 
 RNG = np.random.default_rng(0)
@@ -30,7 +30,7 @@ def encoded(format: str, image: Image.Image = PICTURE, **settings: object) -> by
 def read(path: Path, content: bytes) -> Image.Image:
     """What a file becomes, which what checks it lets pass."""
     path.write_bytes(content)
-    probe(path)
+    look(path)
     split = Split([path], np.zeros(1, dtype=np.int64))
     assert len(check_readable(split, skip=True)) == 1
     return open_image(path)
@@ -50,7 +50,7 @@ def split_of(*paths: Path) -> Split:
 
 
 def looked(path: Path, **settings: int) -> np.ndarray:
-    probe(path)  # what passes the first look is never refused later
+    look(path)  # what passes the first look is never refused later
     return np.asarray(open_image(path, **settings))
 
 

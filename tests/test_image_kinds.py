@@ -12,7 +12,7 @@ from pictures import PICTURE, encoded, read
 from PIL import Image
 
 from cikd_cli.data import formats
-from cikd_cli.data.images import probe
+from cikd_cli.data.images import look
 from cikd_cli.errors import CikdError
 
 
@@ -32,7 +32,7 @@ def test_heic_under_any_name_is_read_where_the_extra_is_and_else_named(tmp_path:
     assert np.abs(np.asarray(made).astype(int) - np.asarray(smooth)).mean() < 5
     request.getfixturevalue("without_heif")
     with pytest.raises(CikdError, match=r"it is a HEIC image.*pip install 'cikd\[heic\]'"):
-        probe(path)
+        look(path)
 
 
 @pytest.mark.parametrize("format", ["AVIF", "JPEG2000", "WEBP", "GIF", "TIFF", "MPO"])
@@ -41,7 +41,7 @@ def test_an_image_under_another_name_is_read_and_named_where_it_is_damaged(tmp_p
     assert read(tmp_path / "a.jpg", content).size == (64, 48)
     (tmp_path / "b.jpg").write_bytes(content[:40])
     with pytest.raises(CikdError, match="cannot be read: "):
-        probe(tmp_path / "b.jpg")
+        look(tmp_path / "b.jpg")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_an_image_under_another_name_is_read_and_named_where_it_is_damaged(tmp_p
 def test_what_is_no_image_is_named_for_what_it_is(tmp_path: Path, content: bytes, name: str) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(CikdError, match=name):
-        probe(tmp_path / "a.jpg")
+        look(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("format", ["JPEG2000", "AVIF"])
@@ -75,4 +75,4 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path: P
     assert size in content
     (tmp_path / "a").write_bytes(content.replace(size, struct.pack(">II", 9000, 9000)))
     with pytest.raises(CikdError, match="pixels"):
-        probe(tmp_path / "a")
+        look(tmp_path / "a")

@@ -12,7 +12,7 @@ import pytest
 from pictures import PICTURE, RNG, chunk, encoded, read
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from cikd_cli.data.images import open_image, probe
+from cikd_cli.data.images import look, open_image
 from cikd_cli.data.orientation import orientation
 from cikd_cli.errors import CikdError
 
@@ -184,7 +184,7 @@ def test_damaged_pixels_of_a_png_are_noticed_at_first_look(tmp_path: Path) -> No
     plain[len(plain) // 2] ^= 1
     (tmp_path / "a.png").write_bytes(plain)
     with pytest.raises(CikdError, match="checksum"):
-        probe(tmp_path / "a.png")
+        look(tmp_path / "a.png")
 
 
 def test_a_palette_that_is_missing_is_noticed_at_first_look(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_palette_that_is_missing_is_noticed_at_first_look(tmp_path: Path) -> N
     length = 12 + int.from_bytes(plain[at : at + 4], "big")
     (tmp_path / "a.png").write_bytes(plain[:at] + plain[at + length :])
     with pytest.raises(CikdError, match="without its palette"):
-        probe(tmp_path / "a.png")
+        look(tmp_path / "a.png")
 
 
 # --- JPEG

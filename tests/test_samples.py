@@ -9,7 +9,7 @@ import pytest
 from pictures import chunk, looked, png, saved
 from PIL import Image
 
-from cikd_cli.data.images import look, open_image, probe
+from cikd_cli.data.images import look, open_image
 from cikd_cli.errors import CikdError
 
 RAMP = np.add.outer(np.arange(64), np.arange(64)) / 126  # 0 to 1
@@ -18,7 +18,7 @@ S_RANGE, M_RANGE = (340, 341), (280, 281)
 
 def refused(path: Path) -> str:
     with pytest.raises(CikdError, match="cannot be read") as first:
-        probe(path)
+        look(path)
     with pytest.raises(CikdError) as second:
         open_image(path)
     assert first.value.message == second.value.message

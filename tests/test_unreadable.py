@@ -9,7 +9,7 @@ from pictures import PIXELS, photograph, saved, split_of
 from PIL import Image
 
 from cikd_cli.data.decode import DecodedSplit, check_readable
-from cikd_cli.data.images import open_image, probe
+from cikd_cli.data.images import look, open_image
 from cikd_cli.data.splits import Split
 from cikd_cli.errors import CikdError
 
@@ -71,14 +71,14 @@ def test_a_whole_file_of_every_kind_passes_the_check(tmp_path: Path, suffix: str
         pillow_heif.from_pillow(Image.fromarray(PIXELS)).save(path)
     else:
         photograph(path)
-    probe(path)
+    look(path)
     open_image(path)
 
 
 def test_a_jpeg_with_bytes_after_its_end_is_whole(tmp_path: Path) -> None:
     path = photograph(tmp_path / "a.jpg")
     path.write_bytes(path.read_bytes() + bytes(500))
-    probe(path)
+    look(path)
 
 
 def test_a_decompression_bomb_is_named(tmp_path: Path) -> None:

@@ -39,8 +39,7 @@ def peak_bytes(networks: Sequence[Any], loss: Loss) -> int:
     """The most memory that forward and backward hold at a time beyond the networks: activations and gradients."""
     with faked(networks) as copies, _Living() as living:
         torch.autograd.backward(loss(*copies))
-    peak: int = living.peak
-    return peak
+    return int(living.peak)
 
 
 @contextmanager

@@ -42,13 +42,8 @@ class Scores:
             "balanced_accuracy": self.balanced_accuracy,
             "images": self.images,
             "classes": [
-                {
-                    "name": name,
-                    "images": int(count),
-                    "correct": int(right),
-                    "accuracy": float(accuracy) if count else None,
-                }
-                for name, count, right, accuracy in rows
+                {"name": name, "images": int(count), "correct": int(right), "accuracy": float(share) if count else None}
+                for name, count, right, share in rows
             ],
             "confusion": self.confusion.tolist(),
         }

@@ -15,7 +15,7 @@ from cikd_cli.bench.contest import relation_contest, step_contest, views_contest
 from cikd_cli.bench.measure import Contest, measure, memory, pace, speedup, unstarted
 from cikd_cli.bench.networks import Case
 from cikd_cli.bench.timing import matrix_peak
-from cikd_cli.console import Reporter, reporter
+from cikd_cli.console import reporter
 from cikd_cli.engine.precision import choose_precision
 from cikd_cli.processes.world import Hardware, choose_hardware
 from cikd_cli.settings.recipes import resolve
@@ -48,9 +48,13 @@ def run(request: Request) -> dict[str, Any]:
             peak = max(peak, matrix_peak(precision, device))  # again and again: the machine may have been busy
             results += measure(make(), rounds=config.rounds, device=device)
     summary["matrix_peak_flops"] = peak
-    _share(results, peak)
+    for result in results:
+        if "flops_per_second" in result:
+            result["peak_share"] = result["flops_per_second"] / peak
     _project(results, plan)
-    _print(out, results)
+    out.table(COLUMNS, [[f"{result['what']}, {result['entrant']}", *_cells(result)] for result in results])
+    for line in _notes(results):
+        out.line(line)
     out.line(f"of peak: of the {quantity(peak)}FLOP/s that large matrix products reach here ({precision})")
     return summary | {"results": results}
 
@@ -64,14 +68,7 @@ def _contests(what: list[str], case: Case, device: torch.device) -> dict[str, Ca
         "views ali": partial(views_contest, case, "ali", device),
         "views lm": partial(views_contest, case, "lm", device),
     }
-    return {name: make for name, make in makers.items() if (name.split()[0]) in what}
-
-
-def _share(results: list[dict[str, Any]], peak: float) -> None:
-    """Add each result's share of the matrix-product peak, in floating-point operations a second."""
-    for result in results:
-        if "flops_per_second" in result:
-            result["peak_share"] = result["flops_per_second"] / peak
+    return {name: make for name, make in makers.items() if name.split()[0] in what}
 
 
 def _project(results: list[dict[str, Any]], plan: case.Plan) -> None:
@@ -123,12 +120,6 @@ def _header(summary: dict[str, Any]) -> list[tuple[str, str]]:
             ("whole run", f"{summary['train_images']:,} images, {epochs['ali']} epochs of ali, {epochs['lm']} of lm")
         )
     return rows
-
-
-def _print(out: Reporter, results: list[dict[str, Any]]) -> None:
-    out.table(COLUMNS, [[f"{result['what']}, {result['entrant']}", *_cells(result)] for result in results])
-    for line in _notes(results):
-        out.line(line)
 
 
 def _cells(result: dict[str, Any]) -> list[str]:

@@ -115,14 +115,9 @@ def _teacher(config: FinetuneTeacherConfig, num_classes: int, image_size: int) -
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if config.teacher == "scratch":
-            return create_scratch_teacher(
-                num_classes=num_classes,
-                image_size=image_size,
-                patch_size=config.teacher_patch,
-                width=config.teacher_width,
-                depth=config.teacher_depth,
-                heads=config.teacher_heads,
-            )
+            shape = {key: getattr(config, f"teacher_{key}") for key in ("width", "depth", "heads")}
+            sides = {"image_size": image_size, "patch_size": config.teacher_patch}
+            return create_scratch_teacher(num_classes=num_classes, **sides, **shape)
         teacher = create_teacher(config.teacher, num_classes=num_classes, image_size=image_size)
     if teacher.num_prefix_tokens != 1:
         raise CikdError(

@@ -80,12 +80,7 @@ def _curves(results: list[dict[str, Any]]) -> list[Curve]:
     curves = []
     for what, entrant in dict.fromkeys((result["what"], result["entrant"]) for result in results):
         own = [result for result in results if (result["what"], result["entrant"]) == (what, entrant)]
-        curves.append(
-            Curve(
-                f"{what}, {entrant}",
-                [result["value"] for result in own],
-                [result.get("images_per_second") for result in own],
-                [result.get("memory_bytes") for result in own],
-            )
-        )
+        places = [result["value"] for result in own]
+        paces, memories = ([result.get(key) for result in own] for key in ("images_per_second", "memory_bytes"))
+        curves.append(Curve(f"{what}, {entrant}", places, paces, memories))
     return curves

@@ -46,19 +46,13 @@ class _Group(_InBoxes, TyperGroup):
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **settings: Any) -> Any:
         typed = tuple(args)
-        if (
-            parent is None
-            and typed[:1]
-            and typed[0] in STAGES
-            and not _TELL_NOTHING.intersection(typed)
-            and environment.speaks()
-        ):
+        is_stage = parent is None and typed[:1] and typed[0] in STAGES
+        if is_stage and not _TELL_NOTHING.intersection(typed) and environment.speaks():
             show_starting()  # before Typer reads anything, for which it loads pydantic
         with sentences():
             try:
-                return super().make_context(
-                    info_name, ["--help"] if typed[:1] == ("--help-all",) else args, parent, **settings
-                )
+                args = ["--help"] if typed[:1] == ("--help-all",) else args
+                return super().make_context(info_name, args, parent, **settings)
             except _UsageError as error:
                 if not hasattr(error, "option_name") or not typed[0].startswith("-"):
                     raise
@@ -155,30 +149,23 @@ class _Slurm(_StageCommand):
         return (f"cikd slurm {stage.command}{named} --gpus-per-node 4 > job.sbatch && sbatch job.sbatch",)
 
 
+_LIST: dict[str, Any] = {"cls": _Group, "no_args_is_help": True, "rich_markup_mode": None}
 app = typer.Typer(
-    cls=_Group,
     name="cikd",
     help="Small Vision Transformers from small image sets: a big teacher's locality first, its logits second.\n\n"
     "ALI, LOB, QK and other words: docs/glossary.md on the project's page.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    **_LIST,
 )
 config_app = typer.Typer(
-    cls=_Group,
-    name="config",
-    help="Show every knob of a stage: its value, and where the value comes from.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+    name="config", help="Show every knob of a stage: its value, and where the value comes from.", **_LIST
 )
 slurm_app = typer.Typer(
-    cls=_Group,
     name="slurm",
     help="Print a batch script for SLURM that starts a stage, and goes on with its run when started again.\n\n"
     "cikd slurm ali --data cifar100 --name cifar --gpus-per-node 4 > job.sbatch && sbatch job.sbatch",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+    **_LIST,
 )
 
 

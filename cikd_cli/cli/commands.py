@@ -38,12 +38,7 @@ def build(action: str, command: str) -> tuple[Any, frozenset[str]]:
         stage = replace(stage, several=None)
     also = SlurmOptions if action == "slurm" else None
     act = {"run": _run_stage, "config": _show_config, "slurm": _show_job}[action]
-    function = command_function(
-        stage,
-        lambda request, stray: act(stage, request, stray),
-        guard=sentences,
-        also=also,
-    )
+    function = command_function(stage, lambda request, stray: act(stage, request, stray), guard=sentences, also=also)
     app = typer.Typer(add_completion=False)
     app.command(command)(function)
     return typer.main.get_command(app), first_flags(stage, also)

@@ -12,13 +12,7 @@ COMMANDS: dict[tuple[str, ...], str] = {
     ("finetune", "fine-tune", "teacher"): "cikd finetune-teacher",
     ("pretrain",): "cikd ali is the stage without labels; cikd run does the whole of it",
     ("test", "val", "valid", "validate", "evaluate", "score", "metrics"): _SCORE,
-    (
-        "predict",
-        "infer",
-        "inference",
-        "classify",
-        "detect",
-    ): f"{_NOT_YET}; {_SCORE}, with --data DIR another folder",
+    ("predict", "infer", "inference", "classify", "detect"): f"{_NOT_YET}; {_SCORE}, with --data DIR another folder",
     ("export", "convert", "onnx", "deploy"): (
         f"{_NOT_YET}; model.safetensors in the run needs its head counts, which plain timm does not know: in Python, "
         "cikd_cli.models.weights.load_model(path)"

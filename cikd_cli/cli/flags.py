@@ -110,7 +110,8 @@ def command_function(
     elif stage.arguments == "runs":
         argument = typer.Argument(metavar="RUN...", help=stage.argument_help)
         annotations["runs"] = Annotated[list[str] | None, argument]
-    for name, (owner, info) in sorted((options | knobs).items(), key=lambda item: _panel_order(item[1][1])):
+    panels = {name: PANELS.index(facts_of(info).panel or RUN) for name, (_, info) in (options | knobs).items()}
+    for name, (owner, info) in sorted((options | knobs).items(), key=lambda item: panels[item[0]]):
         annotations[name] = _annotation(name, owner, info)
     command.__annotations__ = annotations
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
@@ -169,11 +170,7 @@ def _parameter(name: str, annotation: Any) -> inspect.Parameter:
 def _annotation(name: str, owner: type[BaseModel], info: FieldInfo) -> Any:
     """The parameter type Typer reads; None means "not given", so the real default goes into the help text."""
     flag = flag_name(name, info)
-    settings: dict[str, Any] = {
-        "help": _help(info),
-        "show_default": False,
-        "rich_help_panel": facts_of(info).panel,
-    }
+    settings: dict[str, Any] = {"help": _help(info), "show_default": False, "rich_help_panel": facts_of(info).panel}
     if kinds(owner, name) == (bool,):
         declaration = flag if _is_plain(owner, info) else f"{flag}/--no-{flag.removeprefix('--')}"
         return Annotated[bool | None, typer.Option(declaration, **settings)]
@@ -183,9 +180,8 @@ def _annotation(name: str, owner: type[BaseModel], info: FieldInfo) -> Any:
         settings["autocompletion"] = lambda incomplete: [word for word in words if word.startswith(incomplete)]
     if variable := facts_of(info).variable:
         settings["envvar"] = variable
-    kind = (
-        list[str] | None if owner is RunOptions and info.default == () else str | None
-    )  # --set, which may be repeated
+    repeated = owner is RunOptions and info.default == ()  # --set
+    kind = list[str] | None if repeated else str | None
     return Annotated[kind, typer.Option(flag, **settings)]
 
 
@@ -208,7 +204,3 @@ def _help(info: FieldInfo) -> str:
         return info.description or ""
     shown = "on" if default is True else f"{default:g}" if isinstance(default, float) else default
     return f"{info.description} [default: {shown}]"
-
-
-def _panel_order(info: FieldInfo) -> int:
-    return PANELS.index(facts_of(info).panel or RUN)

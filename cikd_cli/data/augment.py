@@ -92,6 +92,9 @@ def sharpness(image: Image.Image, factor: float) -> Image.Image:
     return Image.blend(image.filter(ImageFilter.SMOOTH), image, factor)
 
 
+_BLENDS = {"Brightness": brightness, "Color": saturation, "Contrast": contrast, "Sharpness": sharpness}
+
+
 def apply_operation(image: Image.Image, name: str, magnitude: float) -> Image.Image:
     """One operation of TrivialAugmentWide; nearest neighbour, black outside."""
     match name:
@@ -99,14 +102,8 @@ def apply_operation(image: Image.Image, name: str, magnitude: float) -> Image.Im
             return _warp(image, operation_matrix(name, magnitude, image.size))
         case "Rotate":
             return image.rotate(magnitude, Image.Resampling.NEAREST, fillcolor=BLACK)
-        case "Brightness":
-            return brightness(image, 1.0 + magnitude)
-        case "Color":
-            return saturation(image, 1.0 + magnitude)
-        case "Contrast":
-            return contrast(image, 1.0 + magnitude)
-        case "Sharpness":
-            return sharpness(image, 1.0 + magnitude)
+        case "Brightness" | "Color" | "Contrast" | "Sharpness":
+            return _BLENDS[name](image, 1.0 + magnitude)
         case "Posterize":
             return ImageOps.posterize(image, int(magnitude))
         case "Solarize":

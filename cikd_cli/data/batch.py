@@ -1,5 +1,6 @@
 """What a step gets: images and, for ALI, the teacher's views of the same crops."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,13 +21,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on a device, copied asynchronously where that is possible."""
-        teacher = self.teacher_images
-        return Batch(
-            self.images.to(device, non_blocking=True),
-            self.targets.to(device, non_blocking=True),
-            None if teacher is None else teacher.to(device, non_blocking=True),
-            self.index,
-        )
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
 
     def split(self, parts: int) -> list["Batch"]:
         """Up to `parts` micro-batches of nearly equal size, in order."""
@@ -37,10 +32,8 @@ class Batch:
 
     def pin_memory(self) -> "Batch":
         """The batch in page-locked memory; the DataLoader calls this."""
-        teacher = self.teacher_images
-        return Batch(
-            self.images.pin_memory(),
-            self.targets.pin_memory(),
-            None if teacher is None else teacher.pin_memory(),
-            self.index,
-        )
+        return self._changed(Tensor.pin_memory)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        teacher = None if self.teacher_images is None else change(self.teacher_images)
+        return Batch(change(self.images), change(self.targets), teacher, self.index)

@@ -55,22 +55,18 @@ def colour_jitter(pixels: Tensor, order: NDArray[np.int64], factors: NDArray[np.
     return pixels
 
 
+_BLENDS = {"Brightness": brightness, "Color": saturation, "Contrast": contrast, "Sharpness": sharpness}
+
+
 def apply_operation(pixels: Tensor, name: str, magnitudes: list[float]) -> Tensor:
     """One operation of TrivialAugmentWide on the whole batch, a magnitude an image."""
     if name in _GEOMETRIC:
         size = (pixels.shape[3], pixels.shape[2])
         return warp_nearest(pixels, _tensor([operation_matrix(name, value, size) for value in magnitudes], pixels))
     magnitude = _tensor(magnitudes, pixels).view(-1, 1, 1, 1)
-    factor = (1.0 + magnitude).to(torch.float32)
     match name:
-        case "Brightness":
-            return brightness(pixels, factor)
-        case "Color":
-            return saturation(pixels, factor)
-        case "Contrast":
-            return contrast(pixels, factor)
-        case "Sharpness":
-            return sharpness(pixels, factor)
+        case "Brightness" | "Color" | "Contrast" | "Sharpness":
+            return _BLENDS[name](pixels, (1.0 + magnitude).to(torch.float32))
         case "Posterize":
             step = torch.exp2(8.0 - magnitude).to(torch.float32)  # magnitude: bits kept
             return pixels.div_(step).floor_().mul_(step)

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cikd_cli.data import content
-from cikd_cli.data.images import decode, open_image, probe, reduce
+from cikd_cli.data.images import decode, look, open_image, reduce
 from cikd_cli.data.parallel import in_threads
-from cikd_cli.data.splits import Labels, Split
+from cikd_cli.data.splits import Split
 from cikd_cli.errors import CikdError
 
 MIB = 2**20
@@ -31,10 +31,11 @@ class DecodedSplit:
         self.split = split
         self.decode_size = decode_size
         self._arrays: NDArray[np.uint8] | list[NDArray[np.uint8]] | None = None
-        self._estimate = 0  # bytes of all images, decoded
+        self.labels = split.labels  # (n,) int64; -1 where an image has no label
+        self.nbytes = 0  # of all images, decoded; an estimate where they are not kept
         if isinstance(split.items, np.ndarray) and (not decode_size or min(split.items.shape[1:3]) <= decode_size):
             self._arrays = split.items
-            self._estimate = split.items.nbytes
+            self.nbytes = split.items.nbytes
         else:
             self._decode_all(limit_mb * MIB)
 
@@ -42,26 +43,16 @@ class DecodedSplit:
         return len(self.split)
 
     @property
-    def labels(self) -> Labels:
-        """(n,) int64; -1 where an image has no label."""
-        return self.split.labels
-
-    @property
     def in_memory(self) -> bool:
         """Whether every image is kept decoded."""
         return self._arrays is not None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all images, decoded; an estimate where they are not kept."""
-        return self._estimate
 
     def pixels(self) -> NDArray[np.uint8] | list[NDArray[np.uint8]]:
         """All images, (n, H, W, 3) or a list of (H, W, 3). Raises CikdError when they are not in memory."""
         if self._arrays is None:
             raise CikdError(
                 f"The {len(self):,} training images do not fit into the cache for decoded images.",
-                hint=f"--set cache_mb={-(-self._estimate // MIB)}, --set decode_size=256, or --views cpu",
+                hint=f"--set cache_mb={-(-self.nbytes // MIB)}, --set decode_size=256, or --views cpu",
             )
         return self._arrays
 
@@ -76,7 +67,7 @@ class DecodedSplit:
 
     def describe(self) -> str:
         """How the images are held, for people."""
-        size = f"{self._estimate / MIB:,.0f} MiB" if self._estimate >= MIB else "less than 1 MiB"
+        size = f"{self.nbytes / MIB:,.0f} MiB" if self.nbytes >= MIB else "less than 1 MiB"
         if self.in_memory:
             return f"{len(self):,} images kept in memory ({size})"
         return f"{len(self):,} images decoded when needed (about {size} in memory)"
@@ -85,8 +76,8 @@ class DecodedSplit:
         """Fill the cache, or give up as soon as it is clear that it would not hold the split."""
         sample = np.unique(np.linspace(0, len(self) - 1, min(_SAMPLE, len(self))).astype(int)).tolist()
         sizes = [array.nbytes for array in in_threads(self._array, sample)]
-        self._estimate = round(sum(sizes) / max(1, len(sizes)) * len(self))
-        if self._estimate > limit:
+        self.nbytes = round(sum(sizes) / max(1, len(sizes)) * len(self))
+        if self.nbytes > limit:
             return
         arrays: list[NDArray[np.uint8]] = []
         total = 0
@@ -94,9 +85,9 @@ class DecodedSplit:
             arrays.extend(in_threads(self._array, range(start, min(start + _CHUNK, len(self)))))
             total += sum(array.nbytes for array in arrays[start:])
             if total > limit:
-                self._estimate = max(total, self._estimate)
+                self.nbytes = max(total, self.nbytes)
                 return
-        self._arrays, self._estimate = arrays, total
+        self._arrays, self.nbytes = arrays, total
 
     def _array(self, index: int) -> NDArray[np.uint8]:
         item = self.split.items[index]
@@ -138,7 +129,7 @@ def looked_into(split: Split, skip: bool) -> NDArray[np.int64]:
 def _fault(item: Path | Image.Image) -> CikdError | None:
     try:
         if isinstance(item, Path):
-            probe(item)
+            look(item)
     except CikdError as error:
         return error
     return None

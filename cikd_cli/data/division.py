@@ -91,7 +91,10 @@ def divide(
     if fraction < 1:
         order = ranks(digests, seed=seed, what=UNUSED)
         for label, members in _by_class(labels):
-            _leave_unused(sides, members, known, order, fraction, least=label in new_classes)
+            new = members[(sides[members] == TRAIN) & (known[members] == "")]
+            least = int(label in new_classes)
+            count = max(least, math.ceil(fraction * len(new) - 1e-9))  # 1e-9: 0.7 * 10 is 7.000000000000001
+            sides[new[np.argsort(order[new], kind="stable")[count:]]] = UNUSED
     return sides
 
 
@@ -134,13 +137,6 @@ def _repair(sides: Sides, members: Indices, order: Ranks, what: str) -> None:
         sides[ranked[0]] = what
     elif not (sides[free] == "").any():
         sides[ranked[-1]] = ""
-
-
-def _leave_unused(sides: Sides, members: Indices, known: Sides, order: Ranks, fraction: float, *, least: bool) -> None:
-    """Of a class's new training images keep the share with the lowest ranks, of a new class at least one."""
-    new = members[(sides[members] == TRAIN) & (known[members] == "")]
-    count = max(int(least), math.ceil(fraction * len(new) - 1e-9))  # 1e-9: 0.7 * 10 is 7.000000000000001
-    sides[new[np.argsort(order[new], kind="stable")[count:]]] = UNUSED
 
 
 def _check_both(

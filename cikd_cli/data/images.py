@@ -49,8 +49,9 @@ def decode(path: Path, *, short_side: int = 0) -> Image.Image:
 
 
 def look(path: Path) -> str:
-    """A doubt about the brightness of a file's image, in words, or "". Raises CikdError if it cannot be read.
+    """A doubt about the brightness of a file's image, in words, or "".
 
+    Raises CikdError if the file is empty, cut off, no image, or none whose values have a meaning.
     Far cheaper than decoding (see `decode`) for JPEG, PNG of 8 bits, and nothing else.
     """
     with _naming(path), _opened(path) as image:
@@ -59,11 +60,6 @@ def look(path: Path) -> str:
         elif image.file.format != "JPEG" or not _has_jpeg_end(path):
             return image.rgb()[1]
     return ""
-
-
-def probe(path: Path) -> None:
-    """Raise CikdError if the file is empty, cut off, no image, or none whose values have a meaning (see `look`)."""
-    look(path)
 
 
 def reduce(image: Image.Image, short_side: int) -> Image.Image:

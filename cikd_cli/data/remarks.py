@@ -72,12 +72,7 @@ class _Names:
 
 
 def changes(
-    looked: Looked,
-    memory: Memory | None,
-    known: dict[str, Sides],
-    sides: dict[str, Sides],
-    *,
-    unused: str = UNUSED,
+    looked: Looked, memory: Memory | None, known: dict[str, Sides], sides: dict[str, Sides], *, unused: str = UNUSED
 ) -> Facts:
     """A row about images that came and went since the runs in `memory`, if it is their data."""
     if memory is None or not any((part != "").any() for part in known.values()):

@@ -21,14 +21,7 @@ _SAME = 0.5  # share of what a run held out that makes a folder elsewhere its da
 
 
 def scored_folder(
-    data: str,
-    memory: Memory,
-    *,
-    own: bool,
-    split: str,
-    classes: Sequence[str],
-    labelled: bool,
-    skip_unreadable: bool,
+    data: str, memory: Memory, *, own: bool, split: str, classes: Sequence[str], labelled: bool, skip_unreadable: bool
 ) -> tuple[DataSource, bool]:
     """A folder's images as a run with this memory may be looked at on them, and whether they are the run's own data.
 

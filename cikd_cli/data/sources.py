@@ -111,8 +111,9 @@ def _divided(
         raise CikdError(
             f"The data has a validation split of its own; val {val:g} would make a second one.", hint="--val 0"
         )
-    known = {name: _known(memory, part) for name, part in digests.items()}
+    known = {name: np.zeros(len(part), dtype="U6") for name, part in digests.items()}
     if memory is not None:
+        known = {name: memory.side_of(part) for name, part in digests.items()}
         _refuse_leaks(looked, memory)
     for side in (TEST, VAL):  # what was held out of a folder for train, and has one of its own now
         if side in looked.parts:
@@ -132,10 +133,6 @@ def _divided(
     words = _words(looked, fraction=fraction, val=val, split_seed=split_seed)
     facts = (*found.facts, *looked.doubts, *copies(looked), *changes(looked, memory, known, sides))
     return assemble(looked, sides, labelled=labelled, split=words, facts=facts, classes=found.classes)
-
-
-def _known(memory: Memory | None, digests: Digests) -> Sides:
-    return np.zeros(len(digests), dtype="U6") if memory is None else memory.side_of(digests)
 
 
 def _refuse_leaks(looked: Looked, memory: Memory) -> None:
@@ -182,14 +179,7 @@ def _root(looked: Looked) -> Path:
 
 
 def _named(
-    name: str,
-    root: Path,
-    download: bool,
-    fraction: float,
-    val: float,
-    split_seed: int,
-    *,
-    skip_unreadable: bool,
+    name: str, root: Path, download: bool, fraction: float, val: float, split_seed: int, *, skip_unreadable: bool
 ) -> DataSource:
     contents = read_named(name, root, download=download, split_seed=split_seed)
     train, held, words = contents.train, contents.val, contents.split

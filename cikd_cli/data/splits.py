@@ -95,7 +95,7 @@ def hold_out(split: Split, share: float, *, seed: int, classes: Sequence[str]) -
     fewer than two images.
     """
     labels, counts = np.unique(split.labels, return_counts=True)
-    single = [_class_name(classes, label) for label in labels[counts < 2]]
+    single = [classes[label] if classes else "(unlabelled)" for label in labels[counts < 2]]
     if single:
         raise CikdError(
             f"A share of {share:g} cannot be held out: only one image in class {listed(single)}.",
@@ -166,7 +166,3 @@ def _identity(item: Path | Image.Image, root: Path) -> bytes:
         name = item.relative_to(root) if item.is_relative_to(root) else item
         return f"{name.as_posix()}\0{item.stat().st_size}\0".encode(errors="surrogateescape")
     return item.tobytes()
-
-
-def _class_name(classes: Sequence[str], label: int) -> str:
-    return classes[label] if classes else "(unlabelled)"

@@ -48,31 +48,18 @@ class Needs:
 
 
 class Method(Protocol):
-    """An nn.Module. Its teacher is none: never trained, moved, wrapped or saved.
+    """An nn.Module; student: one too. teacher: a FrozenTeacher or None, so never trained, moved, wrapped or saved.
+
+    facts: rows of the header.
 
     A method may also have `flush()`, called by every process at the end of an epoch and before a checkpoint, and
     `together(methods)`, called with several that learn from one teacher in the same steps.
     """
 
-    @property
-    def student(self) -> Any:
-        """The network that becomes the deliverable, an nn.Module."""
-        ...
-
-    @property
-    def teacher(self) -> FrozenTeacher | None:
-        """Who teaches it, if anybody does."""
-        ...
-
-    @property
-    def needs(self) -> Needs:
-        """What it wants of those who train it."""
-        ...
-
-    @property
-    def facts(self) -> Facts:
-        """Rows of the header."""
-        ...
+    student: Any
+    teacher: Any
+    needs: Needs
+    facts: Facts
 
     def __call__(self, batch: Batch, moment: Moment) -> dict[str, Tensor]:
         """Scalar float32 terms; the loss is their sum, so that what is logged is what is optimised."""

@@ -1,7 +1,7 @@
 """The names that other programs give to a ViT's tensors, and timm's for them."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -69,7 +69,9 @@ _JOINED = (  # parts that timm keeps in one tensor, in its order
 def to_timm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors under timm's names, or those that timm's own filter reads; others keep theirs."""
     rules = next((rules for mark, rules in _MARKS.items() if mark in tensors), _DINOV2)
-    named = {_rename(name, rules): tensor for name, tensor in tensors.items()}
+    named = dict(tensors)
+    for pattern, replacement in rules:
+        named = {re.sub(pattern, replacement, name): tensor for name, tensor in named.items()}
     for parts, whole in _JOINED:
         named = _join(named, parts, whole)
     for name in ("cls_token", "pos_embed"):  # CLIP's have no axis for the batch
@@ -88,12 +90,6 @@ def norm_after_pooling(tensors: dict[str, Tensor], expected: Mapping[str, Tensor
             if f"fc_norm.{kind}" in tensors:
                 tensors[f"norm.{kind}"] = tensors.pop(f"fc_norm.{kind}")
     return wanted
-
-
-def _rename(name: str, rules: Iterable[tuple[str, str]]) -> str:
-    for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def _join(tensors: dict[str, Tensor], parts: tuple[str, ...], whole: str) -> dict[str, Tensor]:

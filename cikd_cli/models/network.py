@@ -76,12 +76,10 @@ def describe(network: nn.Module) -> str:
         else:
             runs.append([count, 1])
     heads = ", ".join(str(count) if times == 1 else f"{count} × {times}" for count, times in runs)
-    parts = [
-        f"{len(blocks(network))} blocks" if blocks(network) else "",
-        f"{width(network)}-d" if width(network) else "",
-    ]
-    parts += [f"heads {heads}" if heads else "", f"patch {patch_size(network)}" if patch_size(network) else ""]
-    return ", ".join([*filter(None, parts), f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M"])
+    deep, wide, patch = len(blocks(network)), width(network), patch_size(network)
+    parts = ((deep, f"{deep} blocks"), (wide, f"{wide}-d"), (heads, f"heads {heads}"), (patch, f"patch {patch}"))
+    size = f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M"
+    return ", ".join([text for there, text in parts if there] + [size])
 
 
 def classifier(network: nn.Module) -> list[nn.Module]:
@@ -102,8 +100,7 @@ def undecayed(network: nn.Module) -> tuple[str, ...]:
     """The ends of the names of tensors of two dimensions and more that take no weight decay."""
     if isinstance(network, VisionTransformer):
         return _UNDECAYED
-    listed: Any = getattr(network, "no_weight_decay", set)
-    return tuple(sorted(listed()))
+    return tuple(sorted(getattr(network, "no_weight_decay", set)()))
 
 
 def levels(network: nn.Module) -> tuple[dict[str, int], int]:
@@ -113,9 +110,7 @@ def levels(network: nn.Module) -> tuple[dict[str, int], int]:
         deepest = len(network.blocks) + 1
         return {name: _level(name, deepest) for name in names}, deepest
     matcher: Any = getattr(network, "group_matcher", None)
-    if matcher is None:
-        return dict.fromkeys(names, 0), 0
-    found: dict[str, int] = group_parameters(network, matcher(coarse=False), reverse=True)
+    found: dict[str, int] = group_parameters(network, matcher(coarse=False), reverse=True) if matcher else {}
     return found, max(found.values(), default=0)
 
 
@@ -165,9 +160,8 @@ def _read_vit(network: VisionTransformer, images: Tensor, points: Sequence[str])
             seen[f"hidden:{number}"] = x
     if "logits" in points:
         seen["logits"] = network.forward_head(network.norm(x))
-    missing = [point for point in points if point not in seen]
-    if missing:
-        raise CikdError(f"A network of {len(network.blocks)} blocks has no {missing[0]} to be read")
+    for point in set(points) - set(seen):
+        raise CikdError(f"A network of {len(network.blocks)} blocks has no {point} to be read")
     return seen
 
 

@@ -74,7 +74,7 @@ def read_pickle(path: Path) -> dict[Any, Any]:
     _refuse_compressed(path)
     harmless: list[Any] = [(Inert, f"{module}.{name}") for module, words in _STORED.items() for name in words.split()]
     harmless += [(OrderedDict, f"{module}.{name}") for module, name in _DICTIONARIES.items()]
-    harmless += [(_dictionary, "collections.defaultdict"), (_list, "collections.deque")]
+    harmless += [(lambda *_: OrderedDict(), "collections.defaultdict"), (lambda *_: [], "collections.deque")]
     try:
         with torch.serialization.safe_globals(harmless):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -91,14 +91,6 @@ def read_pickle(path: Path) -> dict[Any, Any]:
         kind = "program's object" if isinstance(loaded, Inert) else type(loaded).__name__
         raise CikdError(f"{path} holds a {kind}, not a dictionary of weights.")
     return loaded
-
-
-def _dictionary(*_: object) -> OrderedDict[Any, Any]:
-    return OrderedDict()
-
-
-def _list(*_: object) -> list[Any]:
-    return []
 
 
 def _refuse_compressed(path: Path) -> None:

@@ -76,12 +76,7 @@ def own_size(architecture: str) -> int:
 
 
 def _from_file(
-    path: Path,
-    described: Description | None,
-    origin: str,
-    num_classes: int,
-    image_size: int | None,
-    named: str | None,
+    path: Path, described: Description | None, origin: str, num_classes: int, image_size: int | None, named: str | None
 ) -> Pretrained:
     checkpoint = open_checkpoint(path)
     architecture = architecture_of(path, named or (described.architecture if described else None), checkpoint)

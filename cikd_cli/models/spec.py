@@ -94,6 +94,5 @@ class ModelSpec:
 
     def build(self) -> nn.Module:
         """A network of this shape with untrained weights."""
-        return network.NETWORKS[self.builder].build(
-            num_classes=self.num_classes, image_size=self.image_size, **self.arguments
-        )
+        build = network.NETWORKS[self.builder].build
+        return build(num_classes=self.num_classes, image_size=self.image_size, **self.arguments)

@@ -38,14 +38,8 @@ def create_scratch_teacher(
     """A small teacher without pretrained weights: a plain ViT with timm's initialisation."""
     check_heads(width, [heads])
     check_patch(image_size, patch_size)
-    return VisionTransformer(
-        img_size=image_size,
-        patch_size=patch_size,
-        num_classes=num_classes,
-        embed_dim=width,
-        depth=depth,
-        num_heads=heads,
-    )
+    sizes = {"img_size": image_size, "patch_size": patch_size, "embed_dim": width, "depth": depth, "num_heads": heads}
+    return VisionTransformer(num_classes=num_classes, **sizes)
 
 
 def outline(name: str) -> VisionTransformer:

@@ -44,9 +44,10 @@ def load_model(path: Path) -> tuple[nn.Module, ModelSpec]:
         check_fit(spec.build().state_dict(), tensors, path, may_miss=())
     model = spec.build()
     if head_counts(model) != spec.heads:
+        said, has = (", ".join(map(str, heads)) for heads in (spec.heads, head_counts(model)))
         raise CikdError(
-            f"{path} says its blocks have {_list(spec.heads)} heads, but a {spec.name} has "
-            f"{_list(head_counts(model))}; the same tensors with other heads are another network."
+            f"{path} says its blocks have {said} heads, but a {spec.name} has {has}; the same tensors with other heads "
+            "are another network."
         )
     model.load_state_dict(tensors, strict=False)
     return model.eval(), spec
@@ -110,7 +111,3 @@ def check_fit(
             f"{len(surplus)} have no place ({wrong}).",
             hint="copy or save the file again, whole",
         )
-
-
-def _list(heads: tuple[int, ...]) -> str:
-    return ", ".join(map(str, heads))

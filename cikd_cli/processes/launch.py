@@ -36,12 +36,7 @@ PATIENCE = timedelta(minutes=30)  # of a collective; `Watch` is quicker and know
 
 
 def launch(
-    worker: Callable[..., bool],
-    hardware: Hardware,
-    run: Path,
-    *args: Any,
-    stall: float,
-    warn: Callable[[str], None],
+    worker: Callable[..., bool], hardware: Hardware, run: Path, *args: Any, stall: float, warn: Callable[[str], None]
 ) -> None:
     """Run `worker(world, run, *args)` on every process of `hardware` through torch elastic, and wait for them.
 

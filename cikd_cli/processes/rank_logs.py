@@ -92,7 +92,7 @@ def write_stacks(run: Path, rank: int) -> None:
 def tell(run: Path, told: Told) -> None:
     """Leave an error where the parent finds it."""
     with suppress(OSError):
-        _made(_error_path(run, told.rank)).write_text(json.dumps(asdict(told)), encoding="utf-8")
+        _made(run / FOLDER / f"rank-{told.rank}.json").write_text(json.dumps(asdict(told)), encoding="utf-8")
 
 
 def end_now(code: int) -> None:
@@ -163,10 +163,6 @@ def _named(ranks: list[int]) -> str:
     if not ranks:
         return "A process"
     return f"Process{'es' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
-
-
-def _error_path(run: Path, rank: int) -> Path:
-    return run / FOLDER / f"rank-{rank}.json"
 
 
 def _made(path: Path) -> Path:

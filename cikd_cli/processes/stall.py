@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from torch.distributed.distributed_c10d import Store
@@ -96,10 +97,8 @@ class Watch:
                     self._kill_frozen(blamed)
                     self._give_up(blamed)
                     return None
-        try:
+        with suppress(RuntimeError):
             self._speak(over=True)
-        except RuntimeError:
-            return None
         return None
 
     def _speak(self, *, over: bool = False) -> None:
@@ -137,10 +136,8 @@ class Watch:
         for rank in blamed:
             beat = self._beats[rank]
             if rank != self._rank and beat.host == socket.gethostname() and self._is_frozen(rank):
-                try:
+                with suppress(OSError):
                     os.kill(beat.process, signal.SIGKILL)
-                except OSError:
-                    continue
 
     def _is_frozen(self, rank: int) -> bool:
         return time.monotonic() - self._heard[rank] >= self._stall / 2

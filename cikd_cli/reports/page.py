@@ -49,10 +49,7 @@ def rows(runs: Mapping[str, RunDir], evaluations: Mapping[str, dict[str, Any]]) 
 
 
 def write(
-    runs: Mapping[str, RunDir],
-    table: list[list[str]],
-    argv: Sequence[str],
-    analyses: Mapping[str, Mapping[str, Any]],
+    runs: Mapping[str, RunDir], table: list[list[str]], argv: Sequence[str], analyses: Mapping[str, Mapping[str, Any]]
 ) -> Path:
     """report.html in the student's run, carrying its pictures; returns its path.
 
@@ -102,10 +99,6 @@ def _title(run: RunDir) -> str:
     return STAGES[run.stage].title
 
 
-def _sha256(run: RunDir) -> str:
-    return str(run.sha256)
-
-
 def _student(runs: Mapping[str, RunDir]) -> RunDir:
     """The last of the runs that bears the name of its stage: not the baseline, which is named apart."""
     return [run for name, run in runs.items() if name == STAGES[run.stage].prefix][-1]
@@ -128,8 +121,6 @@ def history(name: str, run: RunDir) -> History:
 
 
 def _row(title: str, evaluation: Mapping[str, Any], teacher: Mapping[str, Any], runs: list[RunDir]) -> list[str]:
-    epochs = " + ".join(str(run.result.epochs) for run in runs)
-    seconds = sum(float(run.result.seconds) for run in runs)
     return [
         title,
         f"{evaluation['top1']:.1f}",
@@ -137,6 +128,6 @@ def _row(title: str, evaluation: Mapping[str, Any], teacher: Mapping[str, Any], 
         f"{100 * evaluation['top1'] / teacher['top1']:.1f} %" if teacher["top1"] else "",
         quantity(evaluation["params"]),
         quantity(evaluation["macs"]),
-        epochs,
-        f"{seconds:.0f}",
+        " + ".join(str(run.result.epochs) for run in runs),
+        f"{sum(float(run.result.seconds) for run in runs):.0f}",
     ]
