@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from claimed import RESULT, whole
+from foreign_weights import load_foreign
 from PIL import Image
 
 from cikd_cli.data.images import open_image
 from cikd_cli.data.named import read_chaoyang
 from cikd_cli.errors import CikdError
 from cikd_cli.files import file_word, to_json
-from cikd_cli.models.foreign import load_foreign
 from cikd_cli.runs.ancestry import has_ancestor
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.text import clean
