@@ -33,7 +33,8 @@ from cikd_cli.engine.checkpoint import UNSIGNED, load_checkpoint, read_about, si
 from cikd_cli.engine.optim import parameter_groups
 from cikd_cli.errors import CikdError
 from cikd_cli.files import file_sha256, to_json
-from cikd_cli.models.foreign import load_foreign
+from cikd_cli.models.checkpoints import open_checkpoint
+from cikd_cli.models.foreign import fit
 from cikd_cli.models.weights import load_model, read_spec
 from cikd_cli.reports import page
 from cikd_cli.reports.card import write_card
@@ -42,6 +43,7 @@ from cikd_cli.runs import lineage
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.runs.inheritance import inherited_settings
 from cikd_cli.runs.lineage import all_runs, damaged_runs
+from cikd_cli.runs.metrics import drop_metrics_after
 from cikd_cli.settings.methods import LmConfig
 from cikd_cli.settings.recipes import load_recipe, resolve
 from cikd_cli.settings.request import RunOptions
@@ -115,7 +117,7 @@ class Loaders:
 
         def read() -> None:
             self._read_run(draw=rng.randrange(DRAWN) == 0)
-            RunDir.open(self.run).drop_metrics_after(1)
+            drop_metrics_after(RunDir.open(self.run).path, 1)
 
         return path, read
 
@@ -126,7 +128,7 @@ class Loaders:
 
         def read() -> None:
             if read_spec(path) is None:
-                load_foreign(path, "vit_tiny_patch16_224", num_classes=2, image_size=16)
+                fit(open_checkpoint(path), path, "vit_tiny_patch16_224", num_classes=2, image_size=16)
             load_model(path)
 
         return path, read
@@ -154,7 +156,9 @@ class Loaders:
     def _pth(self, rng: random.Random) -> tuple[Path, Callable[[], None]]:
         path = self.work / "weights.pth"
         path.write_bytes(damaged_bytes((self.seeds / "weights.pth").read_bytes(), rng))
-        return path, lambda: _discard(load_foreign(path, "vit_tiny_patch16_224", num_classes=2, image_size=16))
+        return path, lambda: _discard(
+            fit(open_checkpoint(path), path, "vit_tiny_patch16_224", num_classes=2, image_size=16)
+        )
 
     def _recipe(self, rng: random.Random) -> tuple[Path, Callable[[], None]]:
         path = self.work / "recipe.toml"

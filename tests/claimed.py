@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from cikd_cli.runs.ancestry import as_parent
 from cikd_cli.runs.directory import RunDir
 
 RESULT = {"epochs": 1, "seconds": 1.0, "images_per_second": 1.0, "loss": 1.0}
@@ -19,7 +20,7 @@ def whole(*, data: dict[str, Any] | None = None, model: dict[str, Any] | None = 
 def make(
     runs_dir: Path, stage="ali", *, prefix=None, name=None, parents=(), data="digits", done=True, **extra
 ) -> RunDir:
-    entries = [parent.as_parent(runs_dir, "from_run") for parent in parents]
+    entries = [as_parent(parent, runs_dir, "from_run") for parent in parents]
     record = whole(parents=entries, data={"name": data}, **extra)
     config = {"data": data, "lr": 1e-3, "mean": None, "betas": (0.9, 0.95)}
     prefix = prefix or {"finetune-teacher": "teacher"}.get(stage, stage)

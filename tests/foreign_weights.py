@@ -10,6 +10,9 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from cikd_cli.models.checkpoints import open_checkpoint
+from cikd_cli.models.foreign import fit
+
 ARCHITECTURE = "test_vit"  # 64 wide, 6 blocks, patches of 16 px
 SIZE = 32
 HF_CONFIG = {
@@ -99,3 +102,8 @@ def hugging_face(folder: Path, **changes: object) -> VisionTransformer:
 
 
 TINY = "vit_tiny_patch16_224"
+
+
+def load_foreign(path: Path, architecture: str, *, num_classes: int, image_size: int) -> VisionTransformer:
+    """A timm network with the weights of a file, whatever may be said about them."""
+    return fit(open_checkpoint(path), path, architecture, num_classes=num_classes, image_size=image_size)[0]

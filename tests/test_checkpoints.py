@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from foreign_weights import ARCHITECTURE, SIZE, features, fronted, network
+from foreign_weights import ARCHITECTURE, SIZE, features, fronted, load_foreign, network
 from safetensors.torch import save_file
 
 from cikd_cli.errors import CikdError
 from cikd_cli.models.checkpoints import open_checkpoint
-from cikd_cli.models.foreign import architecture_of, fit, load_foreign
+from cikd_cli.models.foreign import architecture_of, fit
 
 DICTIONARIES = ("state_dict", "model", "model_state_dict", "net", "network", "encoder", "backbone", "module", "weights")
 FRONTS = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "encoder.", "vit.", "image_encoder.trunk.", "0.")

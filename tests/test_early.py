@@ -9,6 +9,7 @@ import textwrap
 import pytest
 from claimed import RESULT, whole
 
+from cikd_cli.runs.ancestry import as_parent
 from cikd_cli.runs.directory import RunDir
 
 HEAVY = ("torch", "torchvision", "timm", "numpy", "scipy", "sklearn", "matplotlib")
@@ -118,7 +119,7 @@ def make_run(runs_dir, stage, name, parents=(), *, patch=16, data="digits", done
     )
     if done:
         run.finish(RESULT)
-    return run.as_parent(runs_dir, "teacher" if stage == "finetune-teacher" else "from_run")
+    return as_parent(run, runs_dir, "teacher" if stage == "finetune-teacher" else "from_run")
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,24 @@ import numpy as np
 import pytest
 import timm
 import torch
-from foreign_weights import ARCHITECTURE, DINOV2, HUGGING_FACE, SIZE, VERSION_5, VIT, features, network, renamed
+from foreign_weights import (
+    ARCHITECTURE,
+    DINOV2,
+    HUGGING_FACE,
+    SIZE,
+    VERSION_5,
+    VIT,
+    features,
+    load_foreign,
+    network,
+    renamed,
+)
 from safetensors.torch import save_file
 from torchvision.models import VisionTransformer as TorchvisionViT
 
 from cikd_cli.errors import CikdError
 from cikd_cli.models.checkpoints import open_checkpoint
-from cikd_cli.models.foreign import architecture_of, fit, load_foreign
+from cikd_cli.models.foreign import architecture_of, fit
 
 REGISTERS = "vit_small_patch14_reg4_dinov2"
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from foreign_weights import TINY
+from foreign_weights import TINY, load_foreign
 from safetensors.torch import save_file
 from torch import Tensor
 
 from cikd_cli.errors import CikdError
-from cikd_cli.models.foreign import architecture_of, load_foreign
+from cikd_cli.models.foreign import architecture_of
 from cikd_cli.models.network import head_counts
 from cikd_cli.models.spec import HALF
 from cikd_cli.models.weights import pretraining_statistics

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from claimed import RESULT, whole
+from foreign_weights import load_foreign
 from PIL import Image
 
 from cikd_cli.data.images import open_image
 from cikd_cli.data.named import read_chaoyang
 from cikd_cli.errors import CikdError
 from cikd_cli.files import file_word, to_json
-from cikd_cli.models.foreign import load_foreign
+from cikd_cli.runs.ancestry import has_ancestor
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.text import clean
 
@@ -129,7 +130,7 @@ def test_runs_that_descend_from_each_other_are_a_sentence(tmp_path):
         record = {"parents": [{"stage": "lm", "knob": "from_run", "path": parent}]}
         RunDir.create(tmp_path, "ali", prefix="ali", name=name, record=whole(**record), config={}).finish(RESULT)
     with pytest.raises(CikdError, match="descends from itself"):
-        RunDir.open(tmp_path / "a").has_ancestor("teacher")
+        has_ancestor(RunDir.open(tmp_path / "a"), "teacher")
 
 
 def test_a_run_of_another_stage_in_its_record_never_reaches_a_command_to_copy(tmp_path):

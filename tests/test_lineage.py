@@ -7,6 +7,7 @@ from claimed import RESULT, make
 
 from cikd_cli.errors import CikdError
 from cikd_cli.runs import lineage
+from cikd_cli.runs.ancestry import parent
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.runs.lineage import all_runs, newest_run
 
@@ -21,14 +22,14 @@ def test_the_teacher_is_found_through_the_generations_after_the_folder_moved(tmp
     teacher, ali, _ = curriculum(tmp_path / "runs")
     grandchild = make(tmp_path / "runs", "lm", parents=[ali])
     (tmp_path / "runs").rename(tmp_path / "moved")
-    found = RunDir.open(tmp_path / "moved" / grandchild.path.name).parent("teacher")
+    found = parent(RunDir.open(tmp_path / "moved" / grandchild.path.name), "teacher")
     assert found.path == tmp_path / "moved" / teacher.path.name
 
 
 def test_a_parent_in_another_folder_is_remembered_by_its_whole_path(tmp_path):
     teacher = make(tmp_path / "elsewhere", "finetune-teacher")
     child = make(tmp_path / "runs", parents=[teacher])
-    assert child.parent("teacher").path == teacher.path
+    assert parent(child, "teacher").path == teacher.path
 
 
 def test_a_teacher_made_again_under_the_same_name_is_not_taken_for_the_old_one(tmp_path):
@@ -37,7 +38,7 @@ def test_a_teacher_made_again_under_the_same_name_is_not_taken_for_the_old_one(t
     teacher.weights.write_bytes(b"other weights")
     teacher.finish(RESULT)
     with pytest.raises(CikdError, match="was made again"):
-        child.parent("teacher")
+        parent(child, "teacher")
 
 
 def test_the_newest_finished_teacher_of_the_data_set_is_found(tmp_path):

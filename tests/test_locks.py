@@ -74,7 +74,7 @@ def test_a_run_is_not_taken_over_while_a_launched_process_of_a_killed_command_wr
     run = make(tmp_path, done=False)
 
     def write():
-        with run.lock_as_writer():
+        with locks.hold(run.path, locks.WRITER):
             time.sleep(60)
 
     pid = fork(write)

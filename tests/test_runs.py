@@ -13,6 +13,7 @@ from claimed import RESULT, make
 from cikd_cli.errors import CikdError
 from cikd_cli.files import to_json, write_atomically
 from cikd_cli.runs.directory import RunDir
+from cikd_cli.runs.metrics import append_metrics, drop_metrics_after
 
 
 def test_a_run_is_claimed_with_its_record_and_config_and_nothing_else(tmp_path):
@@ -81,7 +82,7 @@ def test_a_full_disk_is_a_sentence_and_exit_code_1(tmp_path):
         pytest.skip("no /dev/full here")
     (run.path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(CikdError, match="No space left") as caught:
-        run.append_metrics({"epoch": 1})
+        append_metrics(run.path, {"epoch": 1})
     assert caught.value.exit_code == 1
 
 
@@ -171,11 +172,11 @@ def test_an_unfinished_run_opens_where_that_is_allowed(tmp_path):
 def test_dropping_later_epochs_leaves_no_gap_and_no_repeat(tmp_path):
     run = make(tmp_path, done=False)
     for epoch in (1, 2, 3):
-        run.append_metrics({"epoch": epoch, "loss": 1 / epoch})
+        append_metrics(run.path, {"epoch": epoch, "loss": 1 / epoch})
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 4, "lo')  # torn by a crash
-    run.drop_metrics_after(2)
-    run.append_metrics({"epoch": 3})
+    drop_metrics_after(run.path, 2)
+    append_metrics(run.path, {"epoch": 3})
     assert [row["epoch"] for row in run.metrics()] == [1, 2, 3]
 
 

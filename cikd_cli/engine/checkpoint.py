@@ -19,7 +19,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from cikd_cli.errors import EXIT_FAILED, CikdError
-from cikd_cli.runs.directory import RunDir, write_atomically
+from cikd_cli.files import write_atomically
+from cikd_cli.runs.directory import RunDir
 
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
 UNSIGNED = "0" * 64

@@ -12,6 +12,7 @@ from cikd_cli.errors import EXIT_FAILED, CikdError
 from cikd_cli.processes.stop import Reason, StopRequest, reason
 from cikd_cli.processes.world import World
 from cikd_cli.runs.directory import RunDir
+from cikd_cli.runs.metrics import drop_metrics_after
 from cikd_cli.text import duration
 
 Going = Sequence[tuple[Training, RunDir]]
@@ -90,7 +91,7 @@ def _restore(training: Training, run: RunDir, world: World, reporter: Reporter) 
             exit_code=EXIT_FAILED,
         )
     if world.first:
-        run.drop_metrics_after(training.epoch)
+        drop_metrics_after(run.path, training.epoch)
 
 
 def _epoch(training: Training, step: int) -> str:

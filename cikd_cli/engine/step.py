@@ -27,6 +27,7 @@ from cikd_cli.methods import Moment
 from cikd_cli.models.drop_path import draw, use_draws
 from cikd_cli.processes.world import World
 from cikd_cli.runs.directory import RunDir
+from cikd_cli.runs.metrics import append_metrics
 from cikd_cli.settings.configs import TrainingConfig
 
 
@@ -126,7 +127,7 @@ class Training:
             row = {"epoch": epoch, "step": progress.step, "loss": sum(means.values()), **means, **scores}
             row |= {"lr": self.optimizer.param_groups[-1]["lr"] / self.optimizer.param_groups[-1]["lr_scale"]}
             row |= {"seconds": round(clock.seconds, 2), "images_per_second": round(clock.rate, 1)}
-            run.append_metrics(row | {"waited_for_data": round(clock.waited, 4)})
+            append_metrics(run.path, row | {"waited_for_data": round(clock.waited, 4)})
             run.update(progress={"epoch": epoch, "epochs": config.epochs})
 
     def save(self, run: RunDir, clock: Clock, *, keep_as: str | None) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cikd_cli.errors import CikdError
 from cikd_cli.models import teachers
-from cikd_cli.models.checkpoints import Checkpoint, open_checkpoint
+from cikd_cli.models.checkpoints import Checkpoint
 from cikd_cli.models.names import norm_after_pooling, to_timm
 from cikd_cli.models.shapes import Shape, differences, kind_of, names_of
 from cikd_cli.models.weights import check_fit
@@ -22,21 +22,14 @@ _TRUNK = (
 )
 
 
-def load_foreign(path: Path, architecture: str, *, num_classes: int, image_size: int) -> VisionTransformer:
-    """A timm network with the weights of a file from elsewhere.
-
-    Only the classifier may be missing. Wrappers go, names of other programs are read, position embeddings are
-    resampled. A .pth file is read with weights_only=True: code in it never runs.
-    """
-    return fit(open_checkpoint(path), path, architecture, num_classes=num_classes, image_size=image_size)[0]
-
-
 def fit(
     checkpoint: Checkpoint, path: Path, architecture: str, *, num_classes: int, image_size: int
 ) -> tuple[VisionTransformer, list[str]]:
-    """As load_foreign, and what to say about it: which of several networks it is, and what was left out.
+    """A timm network with weights from elsewhere, and what to say: which of several it is, and what was left out.
 
-    Raises CikdError for weights of another network, naming it, and for an image size that the patches do not tile.
+    Only the classifier may be missing. Wrappers go, names of other programs are read, position embeddings are
+    resampled. Raises CikdError for weights of another network, naming it, and for an image size that the patches do
+    not tile.
     """
     outline = teachers.outline(architecture)
     expected = outline.state_dict()

@@ -10,6 +10,7 @@ from typing import Any
 from cikd_cli import __version__
 from cikd_cli.files import write_atomically
 from cikd_cli.render import render
+from cikd_cli.runs.ancestry import entries
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.names import data_names
 from cikd_cli.settings.parse import kinds
@@ -84,6 +85,6 @@ def _settings(run: RunDir) -> dict[str, Any]:
 
 def _how(run: RunDir) -> str:
     """What the student learned from, in the order it did."""
-    steps = [STAGES[entry.stage].learns for entry in run.parents(giving=STUDENT)]
+    steps = [STAGES[entry.stage].learns for entry in entries(run, STUDENT)]
     steps.append(STAGES[run.stage].learns if run.config().get("distill", True) else "labels")
     return ", then ".join(filter(None, steps))

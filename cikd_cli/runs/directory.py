@@ -16,30 +16,24 @@ from typing import Any
 import tomli_w
 
 from cikd_cli.errors import CikdError
-from cikd_cli.files import append, disk_error, file_sha256, is_file, remove_leftovers, to_json, write_atomically
+from cikd_cli.files import disk_error, file_sha256, to_json, write_atomically
 from cikd_cli.runs import locks, numbering
-from cikd_cli.runs.reading import (
-    read_config,
-    read_metrics,
-    read_record,
-    read_records,
-    refuse_edited,
-    unfinished,
-    without_none,
-)
+from cikd_cli.runs.metrics import read_metrics
+from cikd_cli.runs.reading import read_config, read_record, read_records, refuse_edited, unfinished, without_none
 from cikd_cli.runs.record import FORMAT, Parent, Record, Result
 from cikd_cli.settings.stages import CLASSES, STAGES, training_stages
 
-__all__ = ["RunDir", "file_sha256", "write_atomically"]
-
 
 class RunDir:
-    """A run directory. `record` is run.json as last written or read; change it through the methods."""
+    """A run directory.
+
+    record: run.json as last written or read; change it through the methods. whole: whether its files were looked at.
+    """
 
     def __init__(self, path: Path, record: Record) -> None:
         self.path = path
         self.record = record
-        self._whole = True
+        self.whole = True
         self._seconds = record.seconds
         self._since = time.monotonic()
 
@@ -97,7 +91,7 @@ class RunDir:
             raise CikdError(f"{path} is of the stage {run.stage}, but {wanted} is needed", hint=hint)
         if finished and run.record.status != "done":
             raise unfinished(path, run.record, status=run.status)
-        run._whole = whole
+        run.whole = whole
         if whole:
             refuse_edited(path, run.record)
         return run
@@ -172,10 +166,6 @@ class RunDir:
         """Mark the run `failed` or `interrupted`, with the sentence that says why."""
         self.update(status=status, finished=_now(), seconds=self._elapsed(), message=message)
 
-    def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """One line more in metrics.jsonl."""
-        append(self.path / "metrics.jsonl", (to_json(row) + "\n").encode())
-
     def write_best(self, content: bytes) -> None:
         """Write the weights that score best on validation images, beside those of the last epoch."""
         write_atomically(self.path / "model-best.safetensors", content)
@@ -183,11 +173,6 @@ class RunDir:
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl; a last line torn by a crash is left out."""
         return read_metrics(self.path)
-
-    def drop_metrics_after(self, epoch: int) -> None:
-        """Remove the rows of later epochs, which a resumed run writes again."""
-        kept = [row for row in self.metrics() if row.get("epoch", 0) <= epoch]
-        write_atomically(self.path / "metrics.jsonl", "".join(to_json(row) + "\n" for row in kept).encode())
 
     def config(self) -> dict[str, Any]:
         """config.toml; a knob that is none is absent."""
@@ -209,20 +194,6 @@ class RunDir:
             write_atomically(self.path / name, content)
         self.update(images={name: hashlib.sha256(content).hexdigest() for name, content in encoded.items()})
 
-    def as_parent(self, runs_dir: Path, knob: str) -> dict[str, Any]:
-        """The entry for `record.parents` of a child in `runs_dir` whose knob names this run.
-
-        It is by name if both lie in that folder, so that the folder can be moved.
-        """
-        inside = self.path.resolve().parent == Path(runs_dir).resolve()
-        path = self.path.resolve().name if inside else str(self.path.resolve())
-        return {
-            "stage": self.stage,
-            "knob": knob,
-            "path": path,
-            "sha256": self.sha256,
-        }
-
     def resolve_parent(self, entry: Parent) -> Path:
         """Where the parent of an entry lies now."""
         return self.path.parent / entry.path
@@ -230,49 +201,6 @@ class RunDir:
     def gives(self, what: str) -> bool:
         """Whether others may take this from the run; see `settings/stages`."""
         return what in STAGES[self.stage].gives
-
-    def parents(self, *, giving: str) -> list[Parent]:
-        """The entries of the recorded parents that give this."""
-        return [entry for entry in self.record.parents if entry.stage in training_stages(giving)]
-
-    def parent(self, giving: str) -> "RunDir":
-        """The nearest run that gives this among those it descends from, through any number of generations.
-
-        Raises:
-            CikdError: there is none, it is gone, or its weights are not those this run used.
-        """
-        for entry in self.parents(giving=giving):
-            return self.open_parent(entry)
-        for entry in self.record.parents:
-            ancestor = RunDir.open(self.resolve_parent(entry), whole=self._whole)
-            if ancestor.has_ancestor(giving):
-                return ancestor.parent(giving)
-        wanted = " or ".join(training_stages(giving))
-        raise CikdError(f"{self.path} does not descend from a run of {wanted}", hint="cikd runs shows the lineage")
-
-    def open_parent(self, entry: Parent) -> "RunDir":
-        """The parent of an entry; CikdError if it is gone, or its weights are not those this run used."""
-        found = RunDir.open(self.resolve_parent(entry), stages=[entry.stage], whole=self._whole)
-        if entry.sha256 not in (None, found.sha256):
-            raise CikdError(f"{found.path} was made again after {self.path} used it", hint="cikd runs")
-        return found
-
-    def has_ancestor(self, giving: str, younger: frozenset[Path] = frozenset()) -> bool:
-        """Whether a run that gives this is among the recorded ancestors that are still there; younger: come from them.
-
-        Raises:
-            CikdError: the run descends from itself, by a hand-edited record.
-        """
-        here = self.path.resolve()
-        if here in younger:
-            raise CikdError(f"{self.path} descends from itself", hint="cikd runs")
-        if self.parents(giving=giving):
-            return True
-        for entry in self.record.parents:
-            path = self.resolve_parent(entry)
-            if is_file(path / "run.json") and RunDir(path, read_record(path)).has_ancestor(giving, younger | {here}):
-                return True
-        return False
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -287,22 +215,7 @@ class RunDir:
                 raise CikdError(
                     f"Another process has gone on with {self.path} meanwhile", hint="cikd runs shows its state"
                 )
-            self._remove_leftovers()
             yield
-
-    @contextmanager
-    def lock_as_writer(self) -> Iterator[None]:
-        """Hold the run as the launched process that writes into it, while the command that launched it holds `lock`.
-
-        Removes what a killed one before it left half-written.
-        """
-        with locks.hold(self.path, locks.WRITER):
-            self._remove_leftovers()
-            yield
-
-    def _remove_leftovers(self) -> None:
-        for folder in (self.path, self.checkpoints, self.path / "analysis"):
-            remove_leftovers(folder)
 
     def is_locked(self) -> bool:
         """Whether a process holds the run now."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cikd_cli.errors import CikdError
+from cikd_cli.runs import ancestry
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.runs.lineage import newest_run
 from cikd_cli.settings.batch_size import fitting_batch
@@ -85,7 +86,7 @@ def inherit(request: Request, *, whole: bool = True) -> Inherited:
         return _from_start(start)
     runs_dir, note = Path(request.options.runs_dir), "" if named.get(TEACHER) else "  [the newest finished one]"
     if start is not None and not named.get(TEACHER) and not flags.get("data"):
-        teacher, note = start.parent(TEACHER), f"  [the teacher of {start.path}]"
+        teacher, note = ancestry.parent(start, TEACHER), f"  [the teacher of {start.path}]"
     else:
         try:
             teacher = _find_teacher(named.get(TEACHER), flags.get("data"), runs_dir, whole)
@@ -104,7 +105,7 @@ def _from_start(start: RunDir) -> Inherited:
     """The run that a student comes from hands down data, teacher and student."""
     values = inherited_settings(start)
     if not start.record.data.classes:  # it saw unlabelled images; labels are those of the teacher's data
-        values |= inherited_settings(start.parent(TEACHER))
+        values |= inherited_settings(ancestry.parent(start, TEACHER))
     return Inherited(values, start, "  [from the parent]")
 
 
@@ -143,8 +144,8 @@ def inherited_settings(parent: RunDir) -> dict[str, Any]:
     if parent.gives(TEACHER):
         return inherited | {TEACHER: str(parent.path)}
     inherited |= student_settings(parent)
-    if parent.parents(giving=TEACHER):
-        inherited[TEACHER] = str(parent.parent(TEACHER).path)
+    if ancestry.entries(parent, TEACHER):
+        inherited[TEACHER] = str(ancestry.parent(parent, TEACHER).path)
     return inherited
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cikd_cli.errors import CikdError
-from cikd_cli.files import disk_error
+from cikd_cli.files import disk_error, remove_leftovers
 from cikd_cli.system import lock
 
 COMMAND = ".lock"  # of the process that a user started
@@ -31,7 +31,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
 
 @contextmanager
 def hold(folder: Path, name: str = COMMAND) -> Iterator[None]:
-    """Hold a lock of `folder`; its file is removed afterwards.
+    """Hold a lock of a run, without what a killed process left half-written there; the lock's file goes afterwards.
 
     Raises:
         CikdError: another process holds it; the message names it.
@@ -43,6 +43,8 @@ def hold(folder: Path, name: str = COMMAND) -> Iterator[None]:
         os.ftruncate(handle, 0)
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()} since {since}".encode())
+        for inside in (folder, folder / "checkpoints", folder / "analysis"):
+            remove_leftovers(inside)
         yield
     finally:
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Reading what a run holds (run.json, config.toml, metrics.jsonl), and the sentences about runs that cannot be used.
+"""Reading what a run holds (run.json, config.toml), and the sentences about runs that cannot be used.
 
 A run may come from anywhere: what these functions return has the types that the rest of the program counts on.
 """
@@ -18,7 +18,6 @@ from cikd_cli.settings.parse import nearest, validate
 from cikd_cli.settings.stages import STAGES, training_stages
 
 MOST_JSON = 2**26  # bytes of run.json or metrics.jsonl: names of a million classes, rows of 100,000 epochs
-MOST_NUMBER = 1e100  # of a metric; pictures of larger ones cannot be drawn
 COPY_AGAIN = "copy the run again, whole, or train it again"
 
 
@@ -125,35 +124,6 @@ def read_config(path: Path, stage: str) -> dict[str, Any]:
     known = {key: value for key, value in values.items() if key in knobs.model_fields}
     checked = validate(knobs, known, command=stage).model_dump(mode="json", include=set(known))
     return Fields(values | checked, path / "config.toml")
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of the metrics.jsonl of the run at `path`; a last line torn by a crash is left out.
-
-    Raises:
-        CikdError: it cannot be read, or a row is not an epoch's numbers.
-    """
-    file = path / "metrics.jsonl"
-    if not file.exists():
-        return []
-    try:
-        *whole, _torn = read_text(file, most=MOST_JSON).split("\n")
-    except (ValueError, OSError) as error:
-        raise CikdError(f"{file} is damaged: {error}", hint=COPY_AGAIN) from None
-    return [_row(line, f"{file}, line {number}") for number, line in enumerate(whole, start=1) if line]
-
-
-def _row(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise CikdError(f"{where} is damaged: {error}", hint=COPY_AGAIN) from None
-    if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
-        raise CikdError(f"{where} is damaged: it is not an epoch's", hint=COPY_AGAIN)
-    for key, value in row.items():
-        if value is not None and not (isinstance(value, int | float) and abs(value) <= MOST_NUMBER):
-            raise CikdError(f"{where} is damaged: {key!r} is not a number that can be drawn", hint=COPY_AGAIN)
-    return row
 
 
 def _first(error: ValidationError) -> str:

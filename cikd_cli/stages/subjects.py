@@ -9,6 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from cikd_cli.errors import CikdError
 from cikd_cli.models.pretrained import is_pretrained_name, open_pretrained
 from cikd_cli.models.spec import ModelSpec
+from cikd_cli.runs.ancestry import has_ancestor, parent
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.stages import TEACHER
 from cikd_cli.training.networks import load_run, open_own
@@ -78,4 +79,4 @@ def open_run(run: RunDir) -> Subject:
 
 def teacher_of(run: RunDir) -> RunDir | None:
     """The teacher a run descends from; None if it has none. Raises CikdError if it is gone or was made again."""
-    return run.parent(TEACHER) if run.has_ancestor(TEACHER) else None
+    return parent(run, TEACHER) if has_ancestor(run, TEACHER) else None

@@ -16,6 +16,8 @@ from cikd_cli.models.weights import encode_model
 from cikd_cli.processes import rank_logs
 from cikd_cli.processes.launch import launch
 from cikd_cli.processes.world import Hardware, World
+from cikd_cli.runs import locks
+from cikd_cli.runs.ancestry import open_entry
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.configs import StageConfig
 from cikd_cli.settings.parse import check_keys, validate
@@ -114,7 +116,7 @@ def _worker(world: World, path: Path, options: RunOptions) -> bool:
     begun = Begun(job, prepare([job], world, options)[0], run_dir)
     if world.first:
         out.attach_log(run_dir.path / "log.txt")
-    with run_dir.lock_as_writer() if world.first else nullcontext():
+    with locks.hold(run_dir.path, locks.WRITER) if world.first else nullcontext():
         return execute([begun], world, options, out)
 
 
@@ -166,7 +168,7 @@ def stored_config(run_dir: RunDir, config_class: type[StageConfig]) -> Any:
     """A run's config, with its parents where they lie now, compiled or not as it began."""
     values = {"compile": run_dir.record.compiled} | run_dir.config()
     for parent in run_dir.record.parents:
-        values[parent.knob] = str(run_dir.open_parent(parent).path)
+        values[parent.knob] = str(open_entry(run_dir, parent).path)
     check_keys(config_class, values, str(run_dir.path / "config.toml"), command=run_dir.stage)
     return validate(config_class, values, command=run_dir.stage)
 

@@ -14,6 +14,7 @@ from cikd_cli import __version__, system
 from cikd_cli.console import Reporter
 from cikd_cli.engine.step import Training
 from cikd_cli.processes.world import Hardware
+from cikd_cli.runs.ancestry import as_parent
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.batch_size import fitting_batch, many_left_out
 from cikd_cli.settings.knob import Role, knobs_with
@@ -36,7 +37,7 @@ def record(request: Request, job: Job, training: Training, hardware: Hardware, r
         "compiled": training.compiling,
         "seed": job.config.seed,
         "recipe": recipe,
-        "parents": [run.as_parent(Path(request.options.runs_dir), knob) for knob, run in job.parents.items()],
+        "parents": [as_parent(run, Path(request.options.runs_dir), knob) for knob, run in job.parents.items()],
         "data": {
             "name": source.name,
             "fingerprint": source.fingerprint,
