@@ -139,3 +139,11 @@ def test_a_run_of_another_stage_in_its_record_never_reaches_a_command_to_copy(tm
     (run.path / "run.json").write_text(json.dumps(record))
     with pytest.raises(CikdError, match="not written by cikd"):
         RunDir.open(run.path)
+
+
+def test_a_run_of_a_stage_that_this_program_has_not_is_said_to_be_that(tmp_path):
+    run = RunDir.create(tmp_path, "ali", prefix="ali", name="a", record=whole(), config={})
+    record = json.loads((run.path / "run.json").read_text()) | {"stage": "mine"}
+    (run.path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(CikdError, match="of the stage mine, which this program does not have"):
+        RunDir.open(run.path)

@@ -4,6 +4,7 @@ A run may come from anywhere: what these functions return has the types that the
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +18,7 @@ from cikd_cli.runs.record import FORMAT, Record
 from cikd_cli.settings.parse import nearest, validate
 from cikd_cli.settings.stages import STAGES, training_stages
 
+_STAGE = re.compile(r"[a-z0-9-]{1,40}")
 MOST_JSON = 2**26  # bytes of run.json or metrics.jsonl: names of a million classes, rows of 100,000 epochs
 COPY_AGAIN = "copy the run again, whole, or train it again"
 
@@ -45,13 +47,17 @@ def read_record(path: Path) -> Record:
         values = json.loads(read_text(file, most=MOST_JSON))
     except (ValueError, OSError, RecursionError) as error:
         raise CikdError(f"{file} is damaged: {error}", hint=COPY_AGAIN) from None
-    if not isinstance(values, dict) or values.get("stage") not in [*training_stages()] or "status" not in values:
+    stage = values.get("stage") if isinstance(values, dict) else None
+    if not isinstance(stage, str) or not _STAGE.fullmatch(stage) or "status" not in values:
         raise CikdError(f"{file} was not written by cikd", hint="cikd runs lists the runs")
     theirs = values.get("format")
     if theirs != FORMAT:
         is_older = isinstance(theirs, int) and theirs < FORMAT
         hint = "train it again" if is_older else "pip install --upgrade cikd"
         raise CikdError(f"{path} has the run format {theirs}, and this version reads {FORMAT}", hint=hint)
+    if stage not in training_stages():
+        hint = "start it as the run was made: by the script that adds the stage, or a newer cikd"
+        raise CikdError(f"{path} is of the stage {stage}, which this program does not have", hint=hint)
     try:
         return Record.model_validate(values)
     except ValidationError as error:
