@@ -1,14 +1,18 @@
 """Checkpoints that are not what was written are found, named and passed over."""
 
+import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 from claimed import make
 from crash import contents
 from numbered import load, save, tear
+from pydantic import TypeAdapter
 
-from cikd_cli.engine.checkpoint import LAST, PREVIOUS
+from cikd_cli.engine.checkpoint import LAST, PREVIOUS, UNSIGNED, About, Progress
 from cikd_cli.errors import CikdError
 
 
@@ -75,3 +79,17 @@ def test_a_finished_run_without_checkpoints_is_not_trained_anew_in_place(cikd, t
     before = contents("runs")
     assert "no checkpoint any more" in cikd("finetune-teacher", "--resume", teacher, "--epochs", "5", code=2).output
     assert contents("runs") == before
+
+
+def test_the_scaler_of_half_precision_goes_on_behind_a_checkpoint():
+    before = torch.amp.GradScaler("cpu")
+    before.scale(torch.ones(1))
+    about = About("x", UNSIGNED, Progress(scaler=before.state_dict()))
+    after = torch.amp.GradScaler("cpu")
+    after.load_state_dict(TypeAdapter(About).validate_json(json.dumps(asdict(about))).progress.scaler)
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    after.scale(weight.sum()).backward()
+    after.step(optimizer)
+    after.update()  # which takes whole numbers only
+    assert weight.item() == pytest.approx(0.9)

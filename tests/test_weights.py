@@ -169,3 +169,10 @@ def test_a_cut_off_file_is_one_sentence(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CikdError, match="not a readable safetensors file"):
         load_model(path)
+
+
+@pytest.mark.parametrize("heads", [[], [6, 2, 6]])
+def test_heads_that_are_not_one_for_each_block_are_refused_before_anything_is_built(tmp_path, heads):
+    shape = {"width": 24, "depth": 4, "heads": heads, "patch_size": 8}
+    with pytest.raises(CikdError, match="damaged"):
+        load_model(stored(tmp_path, arguments=shape))

@@ -34,7 +34,7 @@ class Progress:
     seconds: float = 0.0
     best: float = -1.0
     sums: dict[str, float] = field(default_factory=dict)
-    scaler: dict[str, float] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -35,9 +35,9 @@ from cikd_cli.settings.configs import TrainingConfig
 class Training:
     """What a run trains, on what, how it is scored, and how far it is; complete when it is made.
 
-    method: see `methods.Method`; its parameters and buffers are what is optimised, averaged, checked, saved and
-    restored. evaluate: scores of a network, such as {"test_top1": 71.2}, which all processes work out together. encode:
-    the weights file of a network. compiling: whether the next step has blocks to compile.
+    method: see `methods.Method`; its parameters and buffers are what is optimised, averaged (buffers as they are),
+    checked, saved and restored. evaluate: scores of a network, such as {"test_top1": 71.2}, which all processes work
+    out together. encode: the weights file of a network. compiling: whether the next step has blocks to compile.
     """
 
     config: TrainingConfig
@@ -116,6 +116,8 @@ class Training:
         means = self.totals.close(self.loader.steps_per_epoch)
         scores: dict[str, float] = {}
         if self.evaluate and (epoch % evaluation_interval(config) == 0 or epoch == config.epochs):
+            for trained in (self.method, self.average):  # each process has its own batch-norm statistics
+                self.world.share([] if trained is None else trained.buffers())
             scores = self.evaluate(self.deliverable)
             if self.world.first and self.encode and scores.get("val_top1", -1.0) > progress.best:
                 run.write_best(self.encode(self.deliverable))
@@ -154,7 +156,7 @@ class _Trained(nn.Module):
         for name, parameter in method.named_parameters(recurse=False):
             self.register_parameter(name, parameter)
         for name, buffer in method.named_buffers(recurse=False):
-            self.register_buffer(name, buffer)
+            self.register_buffer(name, buffer, persistent=name in method.state_dict())
 
 
 def resume_command(run: RunDir) -> str:

@@ -1,7 +1,8 @@
 """The seam: what a training method is. One file each; a row of `settings/stages` names its `build`.
 
-A method owns what is trained: every parameter and buffer of the module is optimised, averaged, checked, checkpointed
-and resumed; only its student is the deliverable. It says what it needs, and nobody else asks which method it is.
+A method owns what is trained: every parameter and buffer of the module is optimised, averaged (buffers as they are),
+checked, checkpointed and resumed; only its student is the deliverable. It says what it needs, and nobody else asks
+which method it is.
 """
 
 import inspect
@@ -48,7 +49,7 @@ class Needs:
 
 
 class Method(Protocol):
-    """An nn.Module; student: one too. teacher: a FrozenTeacher or None, so never trained, moved, wrapped or saved.
+    """An nn.Module; student: a child of it. teacher: a FrozenTeacher or None, never trained, moved, wrapped or saved.
 
     facts: rows of the header.
 

@@ -195,7 +195,7 @@ class _Vit(TypedDict):
     __pydantic_config__ = _STRICT  # type: ignore[misc]
     width: Size
     depth: Size
-    heads: list[Size]
+    heads: Annotated[list[Size], Field(min_length=1)]
     patch_size: Size
 
 
@@ -217,8 +217,10 @@ class Builder:
     arguments: type
 
     def check(self, arguments: Mapping[str, Any]) -> None:
-        """Raises pydantic's ValidationError, a ValueError, for arguments that no such network has."""
+        """Raises ValueError for arguments that no such network has."""
         TypeAdapter(self.arguments).validate_python(arguments)
+        if len(arguments.get("heads", ())) != arguments.get("depth", 0):
+            raise ValueError("arguments.heads are not one for each block")
 
 
 def _student(*, heads: list[int], drop_path: float = 0.0, **shape: Any) -> nn.Module:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
-import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import nn
 
@@ -66,8 +65,7 @@ class ModelSpec:
             spec = TypeAdapter(cls).validate_json(text)
             if spec.builder not in network.NETWORKS:
                 raise ValueError(f"builder {spec.builder!r} is not known")
-            with torch.device("meta"):
-                network.NETWORKS[spec.builder].check(spec.arguments)
+            network.NETWORKS[spec.builder].check(spec.arguments)
         except ValidationError as error:
             detail = error.errors(include_url=False)[0]
             raise ValueError(f"{'.'.join(map(str, detail['loc']))} {detail['msg']}".strip()) from None
@@ -93,6 +91,6 @@ class ModelSpec:
         return asdict(self)
 
     def build(self) -> nn.Module:
-        """A network of this shape with untrained weights."""
+        """A network of this shape with untrained weights; CikdError for one that cannot be built."""
         build = network.NETWORKS[self.builder].build
         return build(num_classes=self.num_classes, image_size=self.image_size, **self.arguments)

@@ -41,7 +41,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelSpec]:
     if int(spec.arguments.get("depth", 0)) > len(tensors):  # building even an outline of so many blocks takes long
         raise CikdError(f"{path} does not fit: it has no block {spec.arguments['depth']}.")
     with torch.device("meta"):  # without memory: the description may claim any size
-        check_fit(spec.build().state_dict(), tensors, path, may_miss=())
+        check_fit(spec.build().state_dict(), tensors, path, may_miss=(), trunk=("",))
     model = spec.build()
     if head_counts(model) != spec.heads:
         said, has = (", ".join(map(str, heads)) for heads in (spec.heads, head_counts(model)))

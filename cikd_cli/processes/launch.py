@@ -94,7 +94,8 @@ def start_group(device: torch.device, store: Store, *, rank: int, size: int) -> 
     try:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     except RuntimeError as error:
-        if "gloo" not in str(error).lower():
+        gone = isinstance(error, dist.DistError)  # a peer that could not reach this one has ended first
+        if not gone and "gloo" not in str(error).lower():
             raise
         said = f"Process {rank} cannot reach the others through the network of {socket.gethostname()}"
         hint = "name the interface that all machines share:  GLOO_SOCKET_IFNAME=eth0 (ip address lists them)"

@@ -1,6 +1,6 @@
 """Processes and devices: this process among its peers, and what a run is started on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,11 @@ class World:
     def first(self) -> bool:
         """The process that writes and prints."""
         return self.rank == 0
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Give every process the first one's tensors."""
+        for tensor in tensors if self.size > 1 else ():
+            dist.broadcast(tensor, 0)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over processes, on every process; `values` may be overwritten."""

@@ -119,6 +119,8 @@ def _share(texts: tuple[str, ...], command: str) -> tuple[str, ...]:
             raise CikdError(f"--set {text}: there is no stage named {owner!r}", hint=suggestion(owner, stages))
         if not dot and key not in known:
             raise CikdError(f"--set {text}: no stage has a knob named {key!r}", hint=suggestion(key, known))
+        if not dot and not any(key in _for_all(name) for name in stages):
+            raise CikdError(f"--set {text}: stages are given their parents one by one", hint=f"--set ali.{text}")
         if owner == command or (not dot and key in _for_all(command)):
             share.append(text)
     return tuple(share)

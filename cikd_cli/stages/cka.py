@@ -10,7 +10,7 @@ from cikd_cli.settings.analyses import CkaConfig
 from cikd_cli.settings.request import Request
 from cikd_cli.stages.analysis import Analysis, Images, begin
 from cikd_cli.stages.results import image_words, network_words, result_stem, save_result
-from cikd_cli.stages.subjects import Subject, find_run, open_run, open_subject, teacher_of
+from cikd_cli.stages.subjects import Subject, check_vit, find_run, open_run, open_subject, teacher_of
 
 
 def run(request: Request) -> dict[str, Any]:
@@ -26,6 +26,8 @@ def run(request: Request) -> dict[str, Any]:
     images = analysis.open_images(home or teacher.run, most=config.images)
     used = _usable(images)
     students = [open_subject(name) for name in request.runs]
+    for subject in (teacher, *students):
+        check_vit(subject)
     compared = [_compare(student, teacher, images, analysis) for student in students]
     summary = {
         **compared[0],

@@ -8,7 +8,7 @@ from cikd_cli.settings.analyses import MadConfig
 from cikd_cli.settings.request import Request
 from cikd_cli.stages.analysis import Analysis, Images, begin
 from cikd_cli.stages.results import image_words, network_words, result_stem, save_result
-from cikd_cli.stages.subjects import Subject, find_run, open_subject
+from cikd_cli.stages.subjects import Subject, check_vit, find_run, open_subject
 
 
 def run(request: Request) -> dict[str, Any]:
@@ -20,6 +20,8 @@ def run(request: Request) -> dict[str, Any]:
     home = next(filter(None, map(find_run, request.runs)), None)
     images = analysis.open_images(home, most=analysis.config.images)
     subjects = [open_subject(name, image_size=analysis.config.image_size) for name in request.runs]
+    for subject in subjects:
+        check_vit(subject)
     measured = [_measure(subject, images, analysis) for subject in subjects]
     summary = {
         "runs": measured,

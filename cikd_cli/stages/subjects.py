@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from timm.models.vision_transformer import VisionTransformer
+
+from cikd_cli.errors import CikdError
 from cikd_cli.models.pretrained import is_pretrained_name, open_pretrained
 from cikd_cli.models.spec import ModelSpec
 from cikd_cli.runs.ancestry import has_ancestor, parent
@@ -57,6 +60,16 @@ def open_subject(name: str, *, image_size: int | None = None) -> Subject:
     found = open_pretrained(name, num_classes=0, image_size=image_size)
     spec = ModelSpec.describe(found.model, found.architecture, classes=(), mean=found.mean, std=found.std)
     return Subject(name, Path(name).name if Path(name).exists() else name, found.model.eval(), spec)
+
+
+def check_vit(subject: Subject) -> None:
+    """Refuse a network whose attention and layers are not those of a plain Vision Transformer."""
+    if not isinstance(subject.model, VisionTransformer):
+        kind = type(subject.model).__name__
+        raise CikdError(
+            f"{subject.label} is a {kind}; only Vision Transformers are looked into.",
+            hint="cikd eval RUN scores any network",
+        )
 
 
 def open_run(run: RunDir) -> Subject:

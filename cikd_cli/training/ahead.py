@@ -39,8 +39,8 @@ def build_all(resolved: Resolved, hardware: Hardware, options: RunOptions, *, fe
     """
     config, device = resolved.config, hardware.device
     assert isinstance(config, CurriculumConfig)
-    teacher, jobs = None, {}
-    for name, stage in curriculum(Kind.TRAINING).items():
+    teacher, jobs, stages = None, {}, curriculum(Kind.TRAINING)
+    for name, stage in stages.items():
         its = getattr(config, name.replace("-", "_"))
         if isinstance(its, StudentConfig):
             assert teacher is not None
@@ -57,7 +57,9 @@ def build_all(resolved: Resolved, hardware: Hardware, options: RunOptions, *, fe
         assert teacher is not None
         taught = [(job.config.epochs, job.config.batch_size) for job in jobs.values() if job is not teacher]
         told = baseline_settings(config, len(teacher.source.train), taught)
-        jobs[BASELINE] = _student(stage, config.lm.model_copy(update=told), teacher, hardware, options)
+        jobs[BASELINE] = _student(
+            list(stages.values())[-1], config.lm.model_copy(update=told), teacher, hardware, options
+        )
     return jobs
 
 

@@ -68,10 +68,10 @@ def build(stage: Stage, config: Any, device: torch.device, *, warn: Warn = lambd
 def build_together(
     stage: Stage, configs: Sequence[Any], device: torch.device, *, warn: Warn = lambda _: None
 ) -> list[Job]:
-    """As build, for configs that differ in one knob of the method: one source, one teacher, which they share."""
+    """As build, for configs that differ in one knob of the method: students share one source and one teacher."""
     config = configs[0]
     if not isinstance(config, StudentConfig):
-        return [teacher_job(stage, config, device)]
+        return [teacher_job(stage, each, device) for each in configs]
     source, taught = _look_up(stage, config, device)
     jobs = [student_job(stage, each, source, taught, device, warn=warn) for each in configs]
     if len(jobs) > 1:
@@ -89,7 +89,8 @@ def teacher_job(stage: Stage, config: FinetuneTeacherConfig, device: torch.devic
         start.model, start.architecture, classes=source.classes, mean=mean, std=std, image_size=config.image_size
     )
     given = Given(start.model, spec, None, None, None, len(source.train), device)
-    method = stage.build(config, given)
+    with seeded(config.seed):
+        method = stage.build(config, given)
     facts = [("teacher", f"{start.architecture} {describe(start.model)}, {start.origin}"), *data_facts(source, config)]
     return Job(
         config=config.model_copy(update={"mean": mean, "std": std, "teacher": whole_name(config.teacher)}),

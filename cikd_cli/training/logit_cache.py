@@ -75,7 +75,8 @@ def open_cache(
         }
     )
     there = [sum(path.stat().st_size for path in cache.parts(epoch)) for epoch in epochs]
-    shown = len(source.train) // config.batch_size * config.batch_size  # an epoch's last, short batch is left out
+    batch = min(config.batch_size, len(source.train))  # as the data will lower it
+    shown = len(source.train) // batch * batch  # an epoch's last, short batch is left out
     _check_disk(root, _bytes(shown, source), there)
     facts = [
         (

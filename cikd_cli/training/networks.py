@@ -183,6 +183,7 @@ def _start(config: FinetuneTeacherConfig, classes: int) -> Start:
 
 def _adapt(model: Any, spec: ModelSpec, config: FinetuneTeacherConfig, classes: int) -> None:
     """Give a network of ours another image size and a classifier for other classes."""
+    teachers.check_tappable(model, spec.name)
     check_patch(config.image_size, model.patch_embed.patch_size[0])
     if spec.image_size != config.image_size:
         model.set_input_size(img_size=config.image_size)
