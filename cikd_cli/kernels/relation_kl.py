@@ -76,9 +76,7 @@ class _RelationKL(torch.autograd.Function):
 
             loss, *gradients = fused_relation_kl(teacher, student)
         else:
-            shifted = a.device.type != "cpu" or is_fake(
-                a
-            )  # else it looks at sums: slow on a GPU
+            shifted = a.device.type != "cpu" or is_fake(a)  # else it looks at sums: slow on a GPU
             loss, *gradients = _chunked(teacher, student, gradients=wanted, shifted=shifted)
         ctx.save_for_backward(*gradients)
         return loss
