@@ -12,7 +12,7 @@ def main() -> None:
         from cikd_cli.cli.app import app
 
         app(prog_name="cikd")
-    except KeyboardInterrupt:  # while Python was loading the program; later `sentences` tells it
+    except KeyboardInterrupt:  # while the program was being loaded; later `cli/exits` tells it
         from cikd_cli.console import show_error
         from cikd_cli.errors import EXIT_INTERRUPTED, nothing_made
 

@@ -94,7 +94,7 @@ class Reporter:
         from rich.live import Live
 
         line = DrawnProgress(total)
-        stderr = is_terminal(sys.stderr)  # else what libraries write there stays there
+        stderr = is_terminal(sys.stderr)  # else libraries write there undisturbed
         with Live(line, console=self._console, transient=True, redirect_stderr=stderr):
 
             def show(done: int, text: str, parts: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ def lock(handle: int, *, shared: bool = False, wait: bool = False) -> None:
         OSError: its file system has no locks, as some network mounts have none.
     """
     try:
-        if sys.platform == "win32":  # which has no shared locks here
+        if sys.platform == "win32":  # whose msvcrt has no shared locks
             import msvcrt
 
             os.lseek(handle, _FAR, os.SEEK_SET)
@@ -28,7 +28,7 @@ def lock(handle: int, *, shared: bool = False, wait: bool = False) -> None:
 
             kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
             fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
-    except PermissionError as error:  # what Windows says of a lock that is held, and some file systems
+    except PermissionError as error:  # Windows and some file systems say so of a lock that is held
         raise BlockingIOError(error.errno, error.strerror) from error
 
 

@@ -48,7 +48,7 @@ class _Group(_InBoxes, TyperGroup):
         typed = tuple(args)
         is_stage = parent is None and typed[:1] and typed[0] in STAGES
         if is_stage and not _TELL_NOTHING.intersection(typed) and environment.speaks():
-            show_starting()  # before Typer reads anything, for which it loads pydantic
+            show_starting()  # before Typer reads the words, which loads pydantic
         with sentences():
             try:
                 args = ["--help"] if typed[:1] == ("--help-all",) else args

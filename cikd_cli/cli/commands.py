@@ -64,7 +64,7 @@ def _run_stage(stage: Stage, request: Request, stray: list[str]) -> None:
     # Read when torch loads: threads that wait for each other soon sleep instead of spinning, which two small trainings
     # at once on two cores need badly (docs/benchmarks.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # processes that lose each other say so in pages of addresses
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a lost connection is told in pages of stack addresses
     with loading():
         module = importlib.import_module(stage.module)
     summary = module.run(request)

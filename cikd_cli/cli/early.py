@@ -101,7 +101,7 @@ def _teacher(stage: Stage, word: str, run: Callable[[str], str], network: Callab
     if word == "scratch" or "://" in word:
         return word
     if Path(word).is_file() and makes:
-        return str(locate(word, Path()) or word)  # the weights of a run stand for it
+        return str(locate(word, Path()) or word)  # a weights file in a run means the run
     if has_weights_suffix(word) and not Path(word).exists():
         raise no_weights_file(Path(word))
     if stage.trains and not makes and patch_of(word) is None and not Path(word).is_file():

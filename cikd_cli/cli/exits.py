@@ -26,7 +26,7 @@ def sentences() -> Iterator[None]:
         sentence = _as_sentence(error)
         if sentence is None:
             raise
-        if environment.speaks() and not sentence.shown:  # of several processes one speaks
+        if environment.speaks() and not sentence.shown:  # one of several processes tells it
             show_error(sentence)
         raise typer.Exit(sentence.exit_code) from None
 
@@ -57,7 +57,7 @@ def _as_sentence(error: BaseException) -> CikdError | None:
         return error
     if _is_interrupt(error):
         return nothing_made()
-    if isinstance(error, _UsageError) and type(error).__name__ != "NoArgsIsHelpError":  # that one is the help itself
+    if isinstance(error, _UsageError) and type(error).__name__ != "NoArgsIsHelpError":  # whose message is the help
         where = error.ctx.command_path if error.ctx else "cikd"
         return CikdError(error.format_message(), hint=f"{where} --help")
     text = str(error)

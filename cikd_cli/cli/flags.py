@@ -200,7 +200,7 @@ def metavar(name: str, owner: type[BaseModel]) -> str:
 
 def _help(info: FieldInfo) -> str:
     default = facts_of(info).unset if info.default is None else info.default
-    if default is None or default is False or default == ():  # a switch that is off needs no saying
+    if default is None or default is False or default == ():  # not worth a word
         return info.description or ""
     shown = "on" if default is True else f"{default:g}" if isinstance(default, float) else default
     return f"{info.description} [default: {shown}]"

@@ -15,7 +15,7 @@ Rows = Sequence[tuple[str, str]]
 
 WIDEST = 120  # longer lines are hard to read
 _NAMES = 30  # a longer name stands on a line of its own
-_LEAST_TEXT = 24  # letters of a table's text; with less room it stands below its row
+_LEAST_TEXT = 24  # columns for the text of a table; where there are fewer, it goes below its row
 _BOXES = (
     ("╭", "─", "╮", "│", "╰", "╯"),
     ("+", "-", "+", "|", "+", "+"),

@@ -12,7 +12,7 @@ from typing import IO, BinaryIO, cast
 
 from cikd_cli.data.formats import format_of
 
-_BLOCK = 2**20  # bytes of metadata read at most, and of what it inflates to
+_BLOCK = 2**20  # bytes of a block of metadata at most, compressed or not
 _SEGMENTS = 10_000  # of a JPEG's head that are looked at
 _CHUNKS = 1_000_000  # of a PNG that are looked at
 
@@ -46,7 +46,7 @@ def unwrap(file: BinaryIO, size: int) -> Container:
     if kind == "PNG":
         return _png(file, size)
     file.seek(0)
-    if kind in ("AVIF", "HEIC"):  # turned as the container says, not as its EXIF block does; decoders take it whole
+    if kind in ("AVIF", "HEIC"):  # decoders turn it as the container says; EXIF would turn it again
         return Container(BytesIO(_EXIF_ITEM.sub(rb"\1none", file.read())), kind)
     return Container(file, kind)
 

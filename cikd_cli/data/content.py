@@ -15,11 +15,11 @@ from cikd_cli.data.paths import Paths
 from cikd_cli.data.splits import Split
 from cikd_cli.errors import CikdError
 
-Digests: TypeAlias = NDArray[np.bytes_]  # (n,) of 32 hexadecimal digits; of names and sizes the first is an n
+Digests: TypeAlias = NDArray[np.bytes_]  # (n,) of 32 hexadecimal digits; the first is an n if made of name and size
 
 MOST = 200_000  # files that are all read whole, in half a minute; of more, names and sizes tell images apart
 DIGITS = 32
-KIND = f"S{DIGITS}"  # of an array of digests
+KIND = f"S{DIGITS}"  # NumPy's type of a digest
 _NAMED = b"n"
 
 

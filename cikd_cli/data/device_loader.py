@@ -58,7 +58,7 @@ class DeviceLoader:
     def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """Steps start_step..stop_step-1, counted over all epochs."""
         self._steps.span = (start_step, stop_step)
-        if self._images is None:  # not before: with several processes the parent plans, and trains nothing
+        if self._images is None:  # not in __init__: a parent of several processes makes a loader, and trains nothing
             self._images = _resident(self._pixels, self._device)
         shown, table = -1, np.empty((0, 0))
         for items in self._steps:
@@ -81,7 +81,7 @@ class DeviceLoader:
 def _resident(pixels: NDArray[np.uint8] | list[NDArray[np.uint8]], device: torch.device) -> Tensor | list[Tensor]:
     """The images on the device, (n, H, W, 3) or a list of (H, W, 3); on a CPU without a copy."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "not writable": nobody writes
+        warnings.simplefilter("ignore")  # torch warns of memory that is not writable; nobody writes there
         if isinstance(pixels, list):
             return [torch.from_numpy(image).to(device) for image in pixels]
         return torch.from_numpy(pixels).to(device)

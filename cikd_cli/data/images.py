@@ -90,7 +90,7 @@ class _Opened:
     def rgb(self, short_side: int = 0) -> tuple[Image.Image, str]:
         """Upright, 8 bit, and a doubt or ""; a JPEG perhaps smaller already, but no smaller than asked for."""
         if short_side and self.file.format == "JPEG":
-            self.file.draft("RGB", (2 * short_side, 2 * short_side))  # twice as large: Pillow's own gap for thumbnails
+            self.file.draft("RGB", (2 * short_side, 2 * short_side))  # twice as large, as Pillow's `thumbnail` asks too
         ImageOps.exif_transpose(self.file, in_place=True)
         return to_rgb(self.file, self.samples)
 
@@ -141,10 +141,10 @@ def _state_orientation(image: ImageFile, container: Container) -> None:
 def _orientation(image: ImageFile, container: Container) -> int:
     if image.format in ("JPEG", "PNG"):
         return orientation(container.exif, container.xmp)
-    if image.format == "HEIF":  # the decoder has turned it
+    if image.format == "HEIF":  # its decoder has turned it already
         return 1
     exif, xmp = (block if isinstance(block := image.info.get(name), bytes) else b"" for name in ("exif", "xmp"))
-    if image.format == "AVIF":  # Pillow puts into the block what the container says, which counts alone
+    if image.format == "AVIF":  # Pillow writes the container's orientation into the EXIF block
         return orientation(exif)
     stated = number(image, TAG) if isinstance(image, TiffImageFile) else None
     return int(stated) if stated and 1 <= stated <= 8 else orientation(exif, xmp)

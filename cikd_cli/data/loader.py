@@ -133,7 +133,7 @@ def _stacked(pixels: list[Pixels]) -> Tensor:
 
 def _data_loader(dataset: Dataset[Batch], steps: Any, workers: int) -> DataLoader[Batch]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "more workers than cores": the user's wish
+        warnings.simplefilter("ignore")  # torch warns of more workers than cores; the user asked for them
         return DataLoader(
             dataset,
             batch_sampler=steps,

@@ -16,10 +16,10 @@ from cikd_cli.data.containers import Container
 _BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _RANGES = ((340, 341), (280, 281))  # SMinSampleValue and SMaxSampleValue, MinSampleValue and MaxSampleValue
 _FULL = 65535
-_BLACK = 4095  # 12 bits of 16: at most 15 of 255
-_DARK = 16383  # 14 bits of 16: at most 63 of 255
+_BLACK = 4095  # the largest value of 12 bits; read as 16 bits it comes out as 15 of 255, nearly black
+_DARK = 16383  # of 14 bits; 63 of 255
 _AT_ONCE = 2**22  # pixels: what is worked out in floats is four times as large as the image
-_OVERSHOOT = 0.05  # of the range of floats: resampling leaves as much
+_OVERSHOOT = 0.05  # of their range by which floats may leave it, as those of resampled images do
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def _divided(
     if memory is not None:
         known = {name: memory.side_of(part) for name, part in digests.items()}
         _refuse_leaks(looked, memory)
-    for side in (TEST, VAL):  # what was held out of a folder for train, and has one of its own now
+    for side in (TEST, VAL):  # held out of train by runs before; now in a folder of its own, which decides
         if side in looked.parts:
             known[TRAIN][known[TRAIN] == side] = ""
     made_here = found.grouped and TEST not in looked.parts

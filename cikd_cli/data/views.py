@@ -15,7 +15,7 @@ from cikd_cli.data.augment import affine, brightness, contrast, saturation, triv
 
 VERSION = 1  # of the law below: the same (seed, epoch, index) gives the same view for one version
 
-# Columns of a row of uniforms.
+# Which columns of a row of uniforms decide what.
 _ATTEMPTS = 10
 _TOP, _LEFT = 2 * _ATTEMPTS, 2 * _ATTEMPTS + 1  # before them: ten pairs (area, aspect ratio)
 FLIP = _LEFT + 1

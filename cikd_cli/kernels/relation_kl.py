@@ -20,7 +20,7 @@ Pair = tuple[Tensor, Tensor]  # (q, k) or (v, v), each (B, heads, tokens, head_d
 # 64 MiB.
 CHUNK = {"cpu": 2**19}
 CHUNK_ON_GPU = 2**24
-# Sums of powers over a row, between which their quotients, and these times a power, stay within float32.
+# Between these a row's sum of powers may lie: quotients of sums and powers then neither overflow nor vanish in float32.
 SMALL, LARGE = 2.0**-60, 2.0**60
 
 
@@ -76,7 +76,7 @@ class _RelationKL(torch.autograd.Function):
 
             loss, *gradients = fused_relation_kl(teacher, student)
         else:
-            shifted = a.device.type != "cpu" or is_fake(a)  # a GPU's sums are not waited for, fake ones say nothing
+            shifted = a.device.type != "cpu" or is_fake(a)  # else it looks at sums: slow on a GPU
             loss, *gradients = _chunked(teacher, student, gradients=wanted, shifted=shifted)
         ctx.save_for_backward(*gradients)
         return loss
@@ -106,8 +106,8 @@ def _chunked(teacher: Pair, student: Pair, *, gradients: bool, shifted: bool) ->
     most = max(1, CHUNK.get(student[0].device.type, CHUNK_ON_GPU) // (tokens * tokens))
     maps = student[0].new_empty(3, min(most, images * heads), tokens, tokens, dtype=wide)  # for all parts
     sums = maps.new_empty(3, images, heads, tokens, 1)
-    scale = maps.new_full((), width**-0.5 / rows)  # a tensor, as a number over a tensor is two operations
-    values = teacher[0] is teacher[1] and student[0] is student[1]  # VV: each of its tensors is looked at once
+    scale = maps.new_full((), width**-0.5 / rows)  # a tensor: a number divided by a tensor is two operations
+    values = teacher[0] is teacher[1] and student[0] is student[1]  # VV: each tensor comes twice
     parts = zip(*(_parts(x, most) for x in (*teacher, *student, *sums, *made)), strict=True)
     for c, d, a, b, sum_x, sum_y, of_difference, *gradient in parts:
         c, a = c.to(wide), a.to(wide)
@@ -145,7 +145,7 @@ def _parts(x: Tensor, most: int) -> list[Tensor]:
 
 def _in_range(sums: Tensor) -> bool:
     low, high = sums.aminmax()
-    return low.item() > SMALL and high.item() < LARGE  # a NaN is nowhere
+    return low.item() > SMALL and high.item() < LARGE  # False for NaN
 
 
 def _logits(a: Tensor, b: Tensor, *, shifted: bool, out: Tensor) -> None:

@@ -57,7 +57,7 @@ def fused_relation_kl(teacher: tuple[Tensor, Tensor], student: tuple[Tensor, Ten
     grad_a, grad_b = (torch.empty(a_s.shape, dtype=exact, device=a_s.device) for _ in range(2))
 
     inputs = (a_t, b_t, a_s, b_s, *a_t.stride()[:3], *a_s.stride()[:3])
-    # 1 / count comes after the products: r - p times that is nothing in fp16
+    # gradients are divided by `count` after the products: before them, (r - p) / count underflows in fp16
     numbers = (heads, tokens, width_t**-0.5, width**-0.5, width**-0.5 / count)
     settings = compile_settings(width_t, width, float32=torch.float32 in (a_t.dtype, a_s.dtype))
     grid = (images * heads * triton.cdiv(tokens, settings["TILE"]),)
@@ -78,10 +78,10 @@ def compile_settings(width_t: int, width_s: int, *, float32: bool) -> dict[str, 
         "WIDTH_S": width_s,
         "PADDED_S": max(16, triton.next_power_of_2(width_s)),
         "TILE": tile,
-        "WIDEN": _interpreted(),  # whose product of two bf16 multiplies the raw bits
+        "WIDEN": _interpreted(),  # the interpreter multiplies the raw bits of bf16
         "num_warps": 4,
         "num_stages": 3 if tile == 64 else 2,
-        "enable_fp_fusion": True,  # Triton 3.9 warns where it is left open
+        "enable_fp_fusion": True,  # Triton 3.9 warns if it is not given
     }
 
 
@@ -138,7 +138,7 @@ def _queries_kernel(
     query_t = _rows(a_t + offset_t, queries, tokens, token_t, WIDTH_T, PADDED_T)
     query_s = _rows(a_s + offset_s, queries, tokens, token_s, WIDTH_S, PADDED_S)
 
-    # finite, where -inf would make inf * 0 of the first tile
+    # not -inf, from which the first tile would make inf * 0
     top_t, top_s = tl.full([TILE], -3e38, tl.float32), tl.full([TILE], -3e38, tl.float32)
     sum_t, sum_s, excess = tl.zeros([TILE], tl.float32), tl.zeros([TILE], tl.float32), tl.zeros([TILE], tl.float32)
     for start in range(0, tokens, TILE):
@@ -173,7 +173,7 @@ def _queries_kernel(
         t = _product(query_t, tl.trans(key_t), WIDEN) * scale_t
         s = _product(query_s, tl.trans(key_s), WIDEN) * scale_s
         difference = tl.exp(s - row_s[:, None]) - tl.exp(t - row_t[:, None])
-        difference = tl.where((keys < tokens)[None, :], difference, 0.0)  # e^(0 - lse) may be inf out there
+        difference = tl.where((keys < tokens)[None, :], difference, 0.0)  # behind the last key e^(0 - lse) may be inf
         gradient += _product(difference.to(key_s.dtype), key_s, WIDEN)
     _store(grad_a, gradient * scale_gradient, number, queries, tokens, WIDTH_S, PADDED_S)
 
@@ -202,7 +202,7 @@ def _keys_kernel(
         query_s = _rows(a_s + offset_s, queries, tokens, token_s, WIDTH_S, PADDED_S)
         t = _product(key_t, tl.trans(query_t), WIDEN) * scale_t  # (keys, queries)
         s = _product(key_s, tl.trans(query_s), WIDEN) * scale_s
-        # no mask: a query out there is all zeros, so its logits and lse are 0 and the difference too
+        # no mask: behind the last query all is zero, and so is the difference
         at, exists = number.to(tl.int64) * tokens + queries, queries < tokens
         row_t, row_s = tl.load(lse_t + at, mask=exists, other=0.0), tl.load(lse_s + at, mask=exists, other=0.0)
         difference = tl.exp(s - row_s[None, :]) - tl.exp(t - row_t[None, :])

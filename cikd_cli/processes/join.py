@@ -30,7 +30,7 @@ from cikd_cli.runs.directory import RunDir
 from cikd_cli.settings.request import RunOptions
 
 _GONE = "The other processes are gone: one of them has ended without a word, killed perhaps"
-_WORD = timedelta(seconds=3)  # in which a process that fails tells the others why
+_WORD = timedelta(seconds=3)  # that a process which fails has to tell the others why
 _LOOK = timedelta(seconds=2)
 
 
@@ -60,7 +60,7 @@ class Peers:
             with self._watch:
                 start_group(self.hardware.device, self._store, rank=self._rank, size=self.hardware.processes)
                 yield
-                if self._rank == 0 and self._run is None:  # such as a dry run
+                if self._rank == 0 and self._run is None:  # nothing was written, as in a dry run
                     self._store.set("run", "")
         except Exception as error:
             sentence = self._shared(error)
@@ -123,7 +123,7 @@ class Peers:
             return self._told(shown=True)
         sentence = self._told(shown=False)
         self._record(sentence)
-        if self._rank:  # of the first process the command line shows it
+        if self._rank:  # the command line of process 0 shows it anyway
             show_error(sentence)
         return self._told(shown=self._rank != 0)
 
@@ -197,7 +197,7 @@ def _device(options: RunOptions) -> torch.device:
             f"{there} GPU{'s' * (there != 1)}",
             hint=f"torchrun --nproc-per-node {there}",
         )
-        if number == there:  # one on each such machine speaks; process 0 has its GPU, and would not
+        if number == there:  # one process on each machine that has too few; process 0 may be elsewhere
             show_error(lack)
         lack.shown = True
         raise lack

@@ -32,7 +32,7 @@ from cikd_cli.text import duration
 
 ENDS = signals("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 RESTARTS = 3  # of all processes, after some were killed
-PATIENCE = timedelta(minutes=30)  # of a collective; `Watch` is quicker and knows names
+PATIENCE = timedelta(minutes=30)  # of a collective operation; `Watch` notices sooner, and names the process
 
 
 def launch(
@@ -49,7 +49,7 @@ def launch(
         CikdError: a process failed, or stood still, or was killed too often.
     """
     for name in list(logging.root.manager.loggerDict):
-        if name.startswith("torch.distributed.elastic"):  # the sentence below says it shorter
+        if name.startswith("torch.distributed.elastic"):  # which logs at length what our sentence says
             logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // hardware.processes)))
     method = _start_method(worker.__module__)
@@ -65,12 +65,12 @@ def launch(
         rdzv_endpoint="localhost:0",
         max_restarts=RESTARTS,
         start_method=method,
-        # one that is ignored already, as nohup does, stays so
+        # a signal that is ignored already, as SIGHUP is under nohup, stays ignored
         signals_to_handle=",".join(one.name for one in ENDS if signal.getsignal(one) is not signal.SIG_IGN),
     )
     before = {number: signal.getsignal(number) for number in (*ENDS, *SAVES)}
     for number in SAVES:
-        signal.signal(number, _pass_on)  # torch elastic would end the workers
+        signal.signal(number, _pass_on)  # else torch elastic would end the workers
     try:
         elastic_launch(config, _entry)(worker, hardware, run, stall, args)
     except ChildFailedError as error:
@@ -90,7 +90,7 @@ def start_group(device: torch.device, store: Store, *, rank: int, size: int) -> 
     """Let this process and its peers find each other. Raises CikdError when they cannot be reached."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"  # by the device of what is sent
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"  # tensors on the CPU are sent too
     try:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     except RuntimeError as error:
@@ -120,7 +120,7 @@ def _start_method(module: str) -> str:
     multiprocessing.set_forkserver_preload([module, "cikd_cli.processes.preload"])
     before = os.environ.get("PYTHONPATH")
     paths = [str(Path(__file__).parents[2]), *(before.split(os.pathsep) if before else ())]
-    os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # the server's only way to this very package, wherever it starts
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # so that the server imports this very package
     try:
         ensure_running()
     finally:
@@ -154,21 +154,21 @@ def _entry(worker: Callable[..., bool], hardware: Hardware, run: Path, stall: fl
 
     try:
         store, _, _ = next(rendezvous("env://"))
-        # torch elastic keeps its store for the next start, with what the dead have written into it
+        # a start has keys of its own: torch elastic keeps its store, with what processes before have written
         store = PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
         with Watch(watch_store(store), rank=rank, size=size, stall=stall, give_up=give_up) as watch:
             start_group(device, store, rank=rank, size=size)
             finished = worker(World(device, rank, size, moved=watch.moved), run, *args)
             dist.barrier()  # until the first one has written how far they came
         dist.destroy_process_group()
-    except KeyboardInterrupt:  # before its first step, or the second one; the parent tells it
+    except KeyboardInterrupt:  # a Ctrl-C before the first step, or a second one; the parent tells it
         rank_logs.tell(run, Told(rank, "Stopped", exit_code=EXIT_INTERRUPTED))
         rank_logs.end_now(EXIT_INTERRUPTED)
     except Exception as error:
         rank_logs.write_traceback(run, rank)
         rank_logs.tell(run, Told.about(error, rank))
         rank_logs.end_now(EXIT_FAILED)
-    if watch.orphaned or not finished:  # torch elastic would wait for a word of the parent, which no longer listens
+    if watch.orphaned or not finished:  # else torch elastic waits for the parent, which is gone
         rank_logs.tell(run, Told(rank, "Stopped", exit_code=EXIT_INTERRUPTED))
         rank_logs.end_now(EXIT_INTERRUPTED)
 

@@ -133,7 +133,7 @@ class Attempts(LogsSpecs):
                 f"{_named(gone)} ended without a word, killed perhaps; all go on from the last checkpoint "
                 f"(restart {attempt} of {envs[0]['TORCHELASTIC_MAX_RESTARTS']})"
             )
-        here = dict.fromkeys(envs, "")  # the terminal; `take_output` comes later
+        here = dict.fromkeys(envs, "")  # "": output stays on the terminal until `take_output`
         for env in envs.values():
             env["TORCHELASTIC_ERROR_FILE"] = ""
         return LogsDest(here, dict(here), {}, {}, dict.fromkeys(envs, os.devnull))

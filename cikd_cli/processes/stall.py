@@ -77,7 +77,7 @@ class Watch:
     @property
     def orphaned(self) -> bool:
         """Whether the process that started this one has ended."""
-        launcher = multiprocessing.parent_process()  # of a process that a server has forked, it is not the system's
+        launcher = multiprocessing.parent_process()  # for a process forked by a server, getppid() is that server
         return os.getppid() != self._parent if launcher is None else not launcher.is_alive()
 
     def _run(self) -> None:
@@ -90,7 +90,7 @@ class Watch:
                 try:
                     self._speak()
                     self._listen()
-                except RuntimeError:  # the store has gone with its owner: nobody can be heard, the parent may still be
+                except RuntimeError:  # the store is gone with the process that had it; look for the parent again
                     continue
                 blamed = self._blamed()
                 if blamed is not None and not self._over.is_set():

@@ -18,7 +18,7 @@ from cikd_cli.settings.stages import STAGES, STUDENT, TEACHER, Kind, curriculum
 
 DEFAULT_DATA = "digits"  # embedded in scikit-learn: `cikd run` needs no download
 
-HANDED_ON = Role.IMAGES | Role.INPUT | Role.STUDENT  # one value for all stages, but for where things lie
+HANDED_ON = Role.IMAGES | Role.INPUT | Role.STUDENT  # roles of the knobs that have one value in all stages
 
 
 def stage_request(request: Request, command: str, **flags: Any) -> Request:

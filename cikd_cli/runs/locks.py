@@ -13,14 +13,14 @@ from cikd_cli.files import disk_error, remove_leftovers
 from cikd_cli.system import lock
 
 COMMAND = ".lock"  # of the process that a user started
-WRITER = ".writer"  # of the one among its launched processes that writes, which may outlive it for some seconds
-_TRIES = 4  # `is_held` holds the lock for an instant itself
+WRITER = ".writer"  # of the launched process that writes; when the command is killed, it lives on for seconds
+_TRIES = 4  # another process that only asks `is_held` has the lock for an instant
 _PAUSE = 0.05  # seconds
 _held: set[int] = set()  # handles
 
 
 def _let_go() -> None:
-    """In a forked worker: an orphan that held a copy would keep the lock of its killed parent."""
+    """In a forked worker, whose copy of the handle would keep the run locked after its parent was killed."""
     while _held:
         os.close(_held.pop())
 

@@ -50,7 +50,7 @@ def check_name(name: str | None) -> None:
     """Raise CikdError for what cannot be the name of a run."""
     if name is None:
         return
-    if not re.fullmatch(r"[\w][\w.+-]{0,62}", name):  # of four bytes each, and 255 bytes are a file system's limit
+    if not re.fullmatch(r"[\w][\w.+-]{0,62}", name):  # 63 letters of up to 4 bytes: a file's name has up to 255
         raise CikdError(
             f"{name!r} cannot be the name of a run", hint="--name takes a plain folder name, e.g. first-try"
         )

@@ -13,7 +13,7 @@ def fitting_batch(most: int, images: int, processes: int = 1) -> int:
     if most % processes == 0 and images // most >= LEAST_STEPS and not many_left_out(most, images):
         return most
     if processes > most:
-        return most  # refused later, by name
+        return most  # `TrainLoader` refuses it, with a sentence
     largest = max(processes, min(most, images // LEAST_STEPS) // processes * processes)
     sizes = range(largest, largest // 2, -processes)
     return next((size for size in sizes if not many_left_out(size, images)), min(sizes, key=lambda size: images % size))

@@ -158,7 +158,7 @@ def _typed_layers(
 def _file_values(config_class: type[StageConfig], section: str, path: Path) -> dict[str, Any]:
     """A run's config.toml (keys at the top), or a file with a recipe's sections."""
     content = read_toml(path, "config")
-    content.pop(BATCH_FOLLOWS_DATA, None)  # of a recipe; here it is a person who names the batch
+    content.pop(BATCH_FOLLOWS_DATA, None)  # a recipe's; the batch in a config file is the user's own
     flat = {key: value for key, value in content.items() if not isinstance(value, dict)}
     check_keys(config_class, flat, str(path), command=section)
     settings = {key: value for key, value in content.items() if isinstance(value, dict)}
@@ -204,7 +204,7 @@ def _refuse_contradictions(
             if key not in settled or key in may_differ or _same(config_class, key, value, settled[key]):
                 continue
             if key == "data" and Path(value).is_dir() and Path(settled[key]).is_absolute():
-                continue  # a folder may have moved: `training/lm` looks whether its images are the same
+                continue  # a folder may have moved: `training/images` looks whether its images are the same
             if key == "data" and STAGES[section].labels:
                 raise CikdError(
                     f"data {value} is not what {parent} was made for, {settled[key]}",
