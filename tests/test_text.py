@@ -9,7 +9,8 @@ from PIL import Image
 from cikd_cli.data.named import read_chaoyang
 from cikd_cli.errors import CikdError
 from cikd_cli.files import EncodingError, read_text
-from cikd_cli.runs.reading import read_metrics, read_record
+from cikd_cli.runs.metrics import read_metrics
+from cikd_cli.runs.reading import read_record
 
 
 @pytest.mark.parametrize("text", ["", "a = 1\n", "# café\r\n", "\ufeff", "漢字 \U0001f600", "a = 1\n\0\0\0"])
