@@ -136,3 +136,8 @@ def test_every_other_knob_may_differ_between_the_stages_and_the_curriculum_ends(
     config = RunDir.open(made["ali"]).config()
     assert (config["epochs"], config["betas"], config["keep_every"]) == (2, [0.8, 0.9], 1)
     assert RunDir.open(made["lm"]).config()["epochs"] == 3
+
+
+def test_a_parent_that_is_set_for_all_stages_is_refused_and_not_passed_over(cikd, photos, recipe):
+    words = ("run", "--data", photos, "--recipe", recipe, "--set", "from_run=runs/nonsense")
+    assert "--set ali.from_run=runs/nonsense" in cikd(*words, code=2).stderr

@@ -7,7 +7,7 @@ from claimed import RESULT, make
 
 from cikd_cli.errors import CikdError
 from cikd_cli.runs import lineage
-from cikd_cli.runs.ancestry import parent
+from cikd_cli.runs.ancestry import as_parent, parent
 from cikd_cli.runs.directory import RunDir
 from cikd_cli.runs.lineage import all_runs, newest_run
 
@@ -62,3 +62,16 @@ def test_the_tree_shows_status_epochs_and_score(tmp_path):
     cells = dict(zip(lineage.COLUMNS, lineage.rows(all_runs(tmp_path))[0], strict=True))
     assert cells["run"] == str(run.path)
     assert (cells["status"], cells["epochs"], cells["top-1"]) == ("done", "3/60", "97.5")
+
+
+def test_runs_that_come_from_each_other_are_listed_all_the_same(tmp_path):
+    run = make(tmp_path)
+    run.update(parents=[as_parent(run, tmp_path, "from_run")])
+    assert [shown.path for _, shown in lineage.tree(all_runs(tmp_path))] == [run.path]
+
+
+def test_a_finished_run_without_the_hash_of_its_weights_is_damaged(tmp_path):
+    run = make(tmp_path)
+    run.update(weights=None)
+    with pytest.raises(CikdError, match="has no hash of the weights"):
+        RunDir.open(run.path)

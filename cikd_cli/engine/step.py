@@ -48,6 +48,7 @@ class Training:
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None
     encode: Callable[[nn.Module], bytes] | None = None
     compiling: bool = False
+    trained: nn.Module = field(init=False)
     average: AveragedModel | None = field(init=False, default=None)
     optimizer: torch.optim.AdamW = field(init=False)
     scaler: torch.amp.GradScaler = field(init=False)
@@ -66,10 +67,9 @@ class Training:
         )
         self.optimizer = create_optimizer(groups, betas=config.betas)
         self.scaler = torch.amp.GradScaler(enabled=self.precision == "fp16")
-        self.totals, self.wrapped = Totals({}, self.world), self.method
+        self.totals, self.wrapped, self.trained = Totals({}, self.world), self.method, _Trained(self.method)
         if config.ema:
-            trained = _Trained(self.method)
-            self.average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(config.ema))  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(self.trained, multi_avg_fn=get_ema_multi_avg_fn(config.ema))  # type: ignore[no-untyped-call]
 
     @property
     def steps(self) -> int:
@@ -229,4 +229,4 @@ def _update(training: Training) -> None:
         training.scaler.update()
         training.optimizer.zero_grad(set_to_none=True)
         if training.average is not None:
-            training.average.update_parameters(_Trained(training.method))
+            training.average.update_parameters(training.trained)

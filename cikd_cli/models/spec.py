@@ -1,6 +1,5 @@
 """What a weights file says of its network: how to build it again, and how to feed it."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
@@ -75,11 +74,6 @@ class ModelSpec:
     def name(self) -> str:
         """timm's name, or the builder's."""
         return str(self.arguments.get("name", self.builder))
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """For a card: the arguments, without the name."""
-        return {key: value for key, value in self.arguments.items() if key != "name"}
 
     def with_classes(self, classes: tuple[str, ...], **arguments: Any) -> "ModelSpec":
         """The same network for other classes, or none; arguments: of the builder, instead of its own."""

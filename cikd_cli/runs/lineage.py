@@ -47,7 +47,9 @@ def tree(runs: Sequence[RunDir]) -> list[tuple[int, RunDir]]:
             yield depth, run
             yield from walk(run.path.resolve(), depth + 1)
 
-    return list(walk(None, 0))
+    shown = list(walk(None, 0))
+    there = {id(run) for _, run in shown}
+    return shown + [(0, run) for run in runs if id(run) not in there]  # a circle, from hand-edited records
 
 
 def rows(runs: Sequence[RunDir]) -> list[list[str]]:

@@ -161,6 +161,8 @@ def refuse_edited(path: Path, record: Record) -> None:
         **({record.weights.file: {record.weights.sha256}} if record.weights else {}),
         **{name: {sha256} for name, sha256 in record.images.items()},
     }
+    if record.status == "done" and record.weights is None and is_file(path / "model.safetensors"):
+        raise CikdError(f"{path / 'run.json'} is damaged: it has no hash of the weights", hint=COPY_AGAIN)
     for name, sha256 in expected.items():
         if not sha256:
             continue

@@ -70,10 +70,10 @@ class Facts:
     bounds: Mapping[str, Any] = field(default_factory=dict)
 
 
-def knob(default: Any, help: str, *, bounds: Mapping[str, Any] | None = None, **facts: Any) -> Any:
+def knob(default: Any, help: str, **facts: Any) -> Any:
     """A knob; facts: those of `Facts`, and pydantic's bounds (ge, gt, le, lt, pattern) as they are."""
     known = {key: facts.pop(key) for key in list(facts) if key in Facts.__dataclass_fields__}
-    return _field(default, help, Facts(**known, bounds={**(bounds or {}), **facts}))
+    return _field(default, help, Facts(**known, bounds=facts))
 
 
 def changed(config_class: type[BaseModel], name: str, default: Any, help: str | None = None, **facts: Any) -> Any:

@@ -16,6 +16,7 @@ from cikd_cli.data.views import VERSION, view_epoch
 from cikd_cli.engine.precision import choose_precision
 from cikd_cli.errors import CikdError
 from cikd_cli.files import read_text, to_json
+from cikd_cli.methods import Facts
 from cikd_cli.methods.lm import warmup_weight
 from cikd_cli.models.logit_cache import KEY_FILE, TeacherCache
 from cikd_cli.models.spec import ModelSpec
@@ -27,8 +28,6 @@ AUTO = "teacher-cache"  # beside the runs
 FORMAT = 1  # of the files
 MOST_KEY = 2**20  # bytes
 _NAMED = 3  # folders made for something else that the header names
-
-Facts = list[tuple[str, str]]
 
 
 def cache_folder(config: Any, runs_dir: Path) -> str | None:
